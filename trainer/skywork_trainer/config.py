@@ -1,0 +1,335 @@
+"""What the operator renders for the trainer: the whole run's plan, and which stage of it to train.
+
+The only trainer module that the operator imports, so it imports no torch. Every value is checked here, once;
+code behind it trusts what it is given.
+
+Sequences and steps are numbered over the *whole run*, not per stage: step b trains exactly the sequences
+[b * B, (b + 1) * B) for any world size, and a later stage goes on where the one before it ended.
+"""
+
+import hashlib
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+CONFIG_PATH = "/etc/skywork/config/run.json"
+MEMBERSHIP_PATH = "/etc/skywork/pod/membership"
+MEMBERSHIP_ANNOTATION = "skywork.dev/membership"
+AGENT_PORT = 9400
+
+EXIT_DONE = 0
+"""The stage is trained to its last step and its final checkpoint is committed."""
+EXIT_CONFIG = 64
+"""The configuration or the world it names is wrong: a retry cannot help."""
+EXIT_LEFT = 75
+"""Asked to leave; the state is saved."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(_Frozen):
+    """Geometry of the decoder: RMSNorm pre-norm, RoPE, SwiGLU, grouped-query attention, untied head."""
+
+    layers: Annotated[int, Field(ge=1)]
+    hidden: Annotated[int, Field(ge=8)]
+    heads: Annotated[int, Field(ge=1)]
+    kv_heads: Annotated[int, Field(ge=1)]
+    ffn: Annotated[int, Field(ge=8)]
+    vocab_size: Annotated[int, Field(ge=256)]
+    rope_theta: Annotated[float, Field(gt=0)] = 10_000.0
+    norm_eps: Annotated[float, Field(gt=0)] = 1e-6
+    init_std: Annotated[float, Field(gt=0)] = 0.01
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(f"model.hidden must be heads x an even head dimension, got {self.hidden} / {self.heads}")
+        if self.heads % self.kv_heads:
+            raise ValueError(f"model.kvHeads must divide model.heads, got {self.kv_heads} and {self.heads}")
+        return self
+
+
+PRESETS: dict[str, Model] = {
+    "tiny": Model(layers=4, hidden=128, heads=4, kv_heads=4, ffn=352, vocab_size=4096, init_std=0.02),
+    # Skywork-13B report, Table 3, and the released config.json (init std, epsilon, theta).
+    "skywork-13b": Model(layers=52, hidden=4608, heads=36, kv_heads=36, ffn=12288, vocab_size=65536),
+}
+
+
+class Schedule(StrEnum):
+    """How the learning rate moves inside a stage."""
+
+    COSINE = "Cosine"
+    CONSTANT = "Constant"
+
+
+class LearningRate(_Frozen):
+    """Learning rate of one stage; a Constant without `peak` goes on at the rate the stage before ended with."""
+
+    schedule: Schedule
+    peak: Annotated[float, Field(gt=0)] | None = None
+    final: Annotated[float, Field(ge=0)] | None = None
+    warmup_tokens: Annotated[int, Field(ge=0)] = 0
+
+
+class Shape(StrEnum):
+    """How a source's share moves from its first to its last value, x being the fraction of the stage trained."""
+
+    CONSTANT = "Constant"
+    LINEAR = "Linear"
+    QUADRATIC = "Quadratic"
+
+
+class Share(_Frozen):
+    """Share of a stage's sequences drawn from one source: `start` + (`end` - `start`) * x, or x squared."""
+
+    start: Annotated[float, Field(ge=0, le=1)]
+    end: Annotated[float, Field(ge=0, le=1)]
+    shape: Shape = Shape.CONSTANT
+
+
+class MixtureEntry(_Frozen):
+    """One source of a mixture; the single entry without a share takes what the others leave."""
+
+    source: str
+    share: Share | None = None
+
+
+class Stage(_Frozen):
+    """One leg of the recipe: a token budget, a learning rate and a mixture."""
+
+    name: str
+    tokens: Annotated[int, Field(gt=0)]
+    learning_rate: LearningRate
+    mixture: Annotated[tuple[MixtureEntry, ...], Field(min_length=1)]
+
+
+class Source(_Frozen):
+    """Prepared token shards below `uri` (s3:// or file://)."""
+
+    name: str
+    uri: str
+
+
+class Validation(_Frozen):
+    """Held-out domains, each measured on the first `windows` sequences of its shards, every `every_tokens`."""
+
+    every_tokens: Annotated[int, Field(gt=0)]
+    windows: Annotated[int, Field(gt=0)] = 64
+    domains: tuple[Source, ...] = ()
+
+
+class Engine(_Frozen):
+    """How the optimizer state is spread and how much one forward pass holds."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=2)] = 1
+    micro_batch_sequences: Annotated[int, Field(ge=1)] = 4
+
+
+class Optimizer(_Frozen):
+    """AdamW, the paper's settings (section 3.6)."""
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    gradient_clipping: float = 1.0
+
+
+class Checkpoints(_Frozen):
+    """Where checkpoints are committed, how often, and how many of the newest are kept."""
+
+    uri: str
+    every_seconds: Annotated[float, Field(gt=0)] = 600.0
+    keep_last: Annotated[int, Field(ge=1)] = 3
+
+
+class RunConfig(_Frozen):
+    """The whole plan of a run, and the stage this Job trains."""
+
+    run: str
+    namespace: str
+    incarnation: Annotated[int, Field(ge=0)]
+    """Creation time of the run object, Unix seconds: orders the checkpoints of a run applied anew after the old ones."""
+    stage: str
+    model: Model
+    tokenizer_uri: str
+    """Folder or tokenizer.json of the tokenizer; checked against the model's vocabulary and the sources' indexes."""
+    engine: Engine = Engine()
+    optimizer: Optimizer = Optimizer()
+    sequence_length: Annotated[int, Field(ge=8)]
+    global_batch_sequences: Annotated[int, Field(ge=1)]
+    sources: tuple[Source, ...]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    validation: Validation
+    checkpoints: Checkpoints
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _names_resolve(self) -> Self:
+        if self.stage not in [s.name for s in self.stages]:
+            raise ValueError(f"stage {self.stage!r} is not among stages {[s.name for s in self.stages]}")
+        known = {source.name for source in self.sources}
+        for stage in self.stages:
+            unknown = {entry.source for entry in stage.mixture} - known
+            if unknown:
+                raise ValueError(f"stages[{stage.name}].mixture names {sorted(unknown)}; sources are {sorted(known)}")
+            if sum(entry.share is None for entry in stage.mixture) > 1:
+                raise ValueError(f"stages[{stage.name}].mixture: only one source may go without a share")
+            rests = any(entry.share is None for entry in stage.mixture)
+            for end in ("start", "end"):
+                total = sum(getattr(entry.share, end) for entry in stage.mixture if entry.share is not None)
+                if total > 1 + 1e-9 or (not rests and abs(total - 1) > 1e-9):
+                    raise ValueError(f"stages[{stage.name}].mixture: shares at the {end} add up to {total:g}, not 1")
+        first = self.stages[0].learning_rate
+        if first.peak is None:
+            raise ValueError(f"stages[{self.stages[0].name}].learningRate.peak is missing: no stage before it has a rate")
+        return self
+
+    @property
+    def global_batch_tokens(self) -> int:
+        """Tokens of one step, whatever the world size."""
+        return self.sequence_length * self.global_batch_sequences
+
+    @property
+    def stage_index(self) -> int:
+        """Position of the stage to train."""
+        return [s.name for s in self.stages].index(self.stage)
+
+    def stage_steps(self, index: int) -> range:
+        """Steps of stage `index`, numbered over the run; a budget that is no multiple of the batch rounds up."""
+        start = 0
+        for stage in self.stages[:index]:
+            start += -(-stage.tokens // self.global_batch_tokens)
+        return range(start, start + -(-self.stages[index].tokens // self.global_batch_tokens))
+
+    @property
+    def model_hash(self) -> str:
+        """Identity of the model's geometry, kept in every checkpoint."""
+        return _digest(self.model.model_dump(mode="json"))
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load(path: str | Path) -> RunConfig:
+    """Read a rendered configuration; raises pydantic's ValidationError naming each wrong field."""
+    return RunConfig.model_validate_json(Path(path).read_bytes())
+
+
+class Role(StrEnum):
+    """What the operator asks of one pod."""
+
+    STANDBY = "standby"
+    TRAIN = "train"
+    LEAVE = "leave"
+
+
+class Membership(_Frozen):
+    """The operator's word to one pod: its place in the world of one generation (annotation skywork.dev/membership)."""
+
+    generation: Annotated[int, Field(ge=0)]
+    role: Role
+    rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the node; a worker's rank is node rank x workers per node + local rank."""
+    nodes: Annotated[int, Field(ge=0)] = 0
+    master: str = ""
+    """Pod IP and port of node rank 0: no DNS takes part."""
+    drain: bool = False
+    """The generation before this one is healthy: let its workers save first (SIGTERM, then wait)."""
+
+
+class AgentPhase(StrEnum):
+    """What an agent is doing."""
+
+    STANDBY = "Standby"
+    TRAINING = "Training"
+    FAILED = "Failed"
+    DONE = "Done"
+    LEFT = "Left"
+
+
+class DomainLoss(_Frozen):
+    """Validation of one domain at one step: mean negative log-likelihood per token (nats)."""
+
+    domain: str
+    loss: float
+    tokens: int
+    step: int
+
+
+class Failure(_Frozen):
+    """Root cause of a worker's end, as the worker wrote it or as its exit status tells."""
+
+    time: float
+    """Unix seconds; the earliest of a generation is the cause, the others followed."""
+    rank: int
+    reason: str
+    """CamelCase: AppError, Killed, StorageUnreachable, TokenizerMismatch, CheckpointMismatch, SourceInvalid, ..."""
+    message: str
+    retryable: bool = True
+
+
+class Progress(_Frozen):
+    """Where training stands, as the worker of rank 0 writes it after every step."""
+
+    time: float = 0.0
+    section: str = "init"
+    """init, restore, step, validate, save."""
+    step: int = 0
+    """Steps of the run that are done."""
+    first_step: int = 0
+    """Step this generation resumed from."""
+    first_step_time: float = 0.0
+    """When this generation finished its first step; 0 until then."""
+    tokens: int = 0
+    train_loss: float | None = None
+    learning_rate: float | None = None
+    tokens_per_second: float | None = None
+    validation: tuple[DomainLoss, ...] = ()
+    """Newest per domain."""
+    stage_start_validation: tuple[DomainLoss, ...] = ()
+    """As measured before the stage's first step."""
+    source_sequences: dict[str, int] = {}
+    """Sequences of this stage drawn from each source so far."""
+    checkpoint: str = ""
+    checkpoint_step: int = 0
+    checkpoint_uri: str = ""
+    checkpoint_time: float = 0.0
+    resumed_from: str = ""
+    """Checkpoint this generation started from; empty for a fresh start."""
+
+
+class AgentStatus(_Frozen):
+    """Body of GET /status, and of the pod's termination message."""
+
+    phase: AgentPhase
+    generation: int = 0
+    rank: int = -1
+    failure: Failure | None = None
+    progress: Progress | None = None
+    """Only from the node that holds rank 0."""
+
+
+class Place(_Frozen):
+    """One worker process's place in the world of one generation, and the folder where it reports to its agent.
+
+    The worker of rank 0 keeps `progress.json` (Progress) and `metrics.prom` (Prometheus text) in `state_dir`; any
+    worker that fails writes `failure-<local_rank>.json` (Failure) there before it exits. All by atomic rename.
+    """
+
+    generation: int
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    master_address: str
+    master_port: int
+    state_dir: Path
+    cache_dir: Path
