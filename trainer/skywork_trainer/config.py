@@ -155,7 +155,7 @@ class RunConfig(_Frozen):
     run: str
     namespace: str
     incarnation: Annotated[int, Field(ge=0)]
-    """Creation time of the run object, Unix seconds: orders the checkpoints of a run applied anew after the old ones."""
+    """Creation time of the run object, Unix seconds: a run applied anew orders its checkpoints after the old ones."""
     stage: str
     model: Model
     tokenizer_uri: str
@@ -186,9 +186,9 @@ class RunConfig(_Frozen):
                 total = sum(getattr(entry.share, end) for entry in stage.mixture if entry.share is not None)
                 if total > 1 + 1e-9 or (not rests and abs(total - 1) > 1e-9):
                     raise ValueError(f"stages[{stage.name}].mixture: shares at the {end} add up to {total:g}, not 1")
-        first = self.stages[0].learning_rate
-        if first.peak is None:
-            raise ValueError(f"stages[{self.stages[0].name}].learningRate.peak is missing: no stage before it has a rate")
+        first = self.stages[0]
+        if first.learning_rate.peak is None:
+            raise ValueError(f"stages[{first.name}].learningRate.peak is missing: no stage before it has a rate")
         return self
 
     @property

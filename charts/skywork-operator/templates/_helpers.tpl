@@ -1,0 +1,52 @@
+{{- define "skywork.labels" -}}
+app.kubernetes.io/name: skywork-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "skywork.selector" -}}
+app.kubernetes.io/name: skywork-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "skywork.name" -}}
+{{ .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "skywork.image" -}}
+{{- if .Values.image.digest -}}
+{{ .Values.image.repository }}@{{ .Values.image.digest }}
+{{- else -}}
+{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- end }}
+
+{{- /* What the operator does in every namespace it watches; nothing here touches Secrets or other workloads. */ -}}
+{{- define "skywork.rules" -}}
+- apiGroups: [skywork.dev]
+  resources: [skyworkruns]
+  verbs: [get, list, watch]
+- apiGroups: [skywork.dev]
+  resources: [skyworkruns/status]
+  verbs: [update]
+- apiGroups: [skywork.dev]
+  resources: [skyworkruns/finalizers]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [configmaps]
+  verbs: [create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+- apiGroups: [coordination.k8s.io]
+  resources: [leases]
+  verbs: [list, watch, create, patch]
+{{- end }}

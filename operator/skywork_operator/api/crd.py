@@ -1,0 +1,139 @@
+"""The CustomResourceDefinition, generated from the typed models: `python -m skywork_operator.api.crd`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+
+from skywork_operator.api import GROUP, KIND, PLURAL, VERSION
+from skywork_operator.api.status import SkyworkRunStatus
+from skywork_operator.api.types import SkyworkRunSpec
+
+_COLUMNS = [
+    ("State", "string", ".status.state", 0, "What the run is doing"),
+    ("Stage", "string", ".status.stage", 0, "Stage being trained"),
+    ("Progress", "string", ".status.progress", 0, "Part of all tokens that is trained"),
+    ("Step", "integer", ".status.step", 0, "Steps done"),
+    ("Loss", "string", ".status.trainLoss", 0, "Newest training loss"),
+    ("Nodes", "integer", ".status.nodes.training", 0, "Nodes of the current world"),
+    ("Restarts", "integer", ".status.restarts.total", 0, "Generations that ended early"),
+    ("Tokens", "integer", ".status.tokens", 1, "Tokens trained"),
+    ("Generation", "integer", ".status.generation", 1, "Newest generation"),
+    ("Age", "date", ".metadata.creationTimestamp", 0, "Time since the run was created"),
+]
+
+_NAME_RULE = {
+    "rule": "size(self.metadata.name) <= 40",
+    "message": "metadata.name must have at most 40 characters: the names of Jobs and pods are made from it",
+}
+# Job and pod names are <run>-<stage>-<index>-xxxxx; the longest must stay a valid DNS label.
+_STAGE_NAME_RULE = {
+    "rule": "self.spec.stages.all(s, size(self.metadata.name) + size(s.name) <= 50)",
+    "message": "metadata.name and a spec.stages[].name together must have at most 50 characters",
+}
+
+
+def crd() -> dict[str, Any]:
+    """The CRD as plain data: structural schema, defaults, CEL rules, printer columns, status subresource."""
+    schema = {
+        "type": "object",
+        "description": "A whole multi-stage pre-training run: model, data, recipe, validation and checkpoints.",
+        "required": ["spec"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "spec": _structural(SkyworkRunSpec),
+            "status": _structural(SkyworkRunStatus),
+        },
+        "x-kubernetes-validations": [_NAME_RULE, _STAGE_NAME_RULE],
+    }
+    columns = [
+        {"name": name, "type": kind, "jsonPath": path, "priority": priority, "description": text}
+        for name, kind, path, priority, text in _COLUMNS
+    ]
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "scope": "Namespaced",
+            "names": {
+                "kind": KIND,
+                "listKind": f"{KIND}List",
+                "plural": PLURAL,
+                "singular": "skyworkrun",
+                "shortNames": ["swr"],
+                "categories": ["skywork"],
+            },
+            "versions": [
+                {
+                    "name": VERSION,
+                    "served": True,
+                    "storage": True,
+                    "schema": {"openAPIV3Schema": schema},
+                    "subresources": {"status": {}},
+                    "additionalPrinterColumns": columns,
+                }
+            ],
+        },
+    }
+
+
+def _structural(model: type[BaseModel]) -> dict[str, Any]:
+    """JSON schema of a model without references, nulls and titles, which the API server does not accept."""
+    schema = model.model_json_schema(by_alias=True, mode="validation")
+    definitions = schema.pop("$defs", {})
+
+    def clean(node: Any) -> Any:
+        if isinstance(node, list):
+            return [clean(item) for item in node]
+        if not isinstance(node, dict):
+            return node
+        if "$ref" in node:
+            target = definitions[node["$ref"].rsplit("/", 1)[-1]]
+            return clean({**target, **{k: v for k, v in node.items() if k != "$ref"}})
+        if "anyOf" in node:
+            (kept,) = [option for option in node["anyOf"] if option.get("type") != "null"]
+            rest = {k: v for k, v in node.items() if k not in ("anyOf", "default", "title")}
+            return clean({**kept, **rest})
+        out: dict[str, Any] = {}
+        for key, value in node.items():
+            if key == "properties":
+                out[key] = {name: clean(child) for name, child in value.items()}
+            elif key == "const":
+                out["enum"] = [value]
+            elif key == "additionalProperties" and (value is False or node.get("x-kubernetes-preserve-unknown-fields")):
+                continue
+            elif key != "title":
+                out[key] = value if key in ("default", "enum", "required") else clean(value)
+        if out.get("type") == "integer":
+            out["format"] = "int64"
+        if isinstance(out.get("description"), str):
+            out["description"] = " ".join(out["description"].split())
+        return out
+
+    cleaned: dict[str, Any] = clean(schema)
+    return cleaned
+
+
+def render() -> str:
+    """The CRD as YAML, with a head line that says where it comes from."""
+    return "# Generated by `make generate` from operator/skywork_operator/api; do not edit.\n" + yaml.safe_dump(
+        crd(), sort_keys=False, width=120
+    )
+
+
+def main() -> None:
+    """Write the CRD to each path given."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path)
+    for path in parser.parse_args().paths:
+        path.write_text(render())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Typed models of a SkyworkRun's status; fractions are decimal strings, as the API conventions ask."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from skywork_operator.api.types import Base, list_map
+
+
+class StatusBase(Base):
+    """Like the spec's base, but open to fields that a newer operator wrote."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Condition(StatusBase):
+    """One observation of the run, after the Kubernetes API conventions."""
+
+    type: str
+    """Accepted, Running, Succeeded or Failed."""
+    status: str
+    """True, False or Unknown."""
+    reason: str
+    """CamelCase word for machines."""
+    message: str = ""
+    """Sentence for people: what was seen and what to do."""
+    observed_generation: int = 0
+    """Generation of the spec this was said about."""
+    last_transition_time: str
+    """When `status` last changed."""
+
+
+class DomainValidation(StatusBase):
+    """Newest validation of one domain."""
+
+    domain: str
+    """Name of the domain."""
+    loss: str
+    """Mean negative log-likelihood per token, nats."""
+    step: int
+    """Step it was measured at."""
+
+
+class StageDomain(StatusBase):
+    """How a stage moved one domain."""
+
+    domain: str
+    """Name of the domain."""
+    start: str | None = None
+    """Loss before the stage's first step."""
+    end: str | None = None
+    """Newest loss in the stage."""
+
+
+class SourceCount(StatusBase):
+    """Realised draws of one source."""
+
+    source: str
+    """Name of the source."""
+    sequences: int
+    """Sequences of this stage drawn from it."""
+    share: str
+    """Its part of the stage's sequences so far."""
+
+
+class StageStatus(StatusBase):
+    """What became of one stage."""
+
+    name: str
+    """Name of the stage."""
+    start_time: str | None = None
+    """When its Job was made."""
+    completion_time: str | None = None
+    """When its last step was committed."""
+    steps: int = 0
+    """Steps of this stage that are done."""
+    tokens: int = 0
+    """Tokens of this stage that are trained."""
+    mixture: Annotated[list[SourceCount], Field(json_schema_extra=list_map("source"))] = []
+    """Realised mixture."""
+    validation_loss: Annotated[list[StageDomain], Field(json_schema_extra=list_map("domain"))] = []
+    """Loss of each domain at the start of the stage and now."""
+
+
+class NodeCounts(StatusBase):
+    """Nodes of the run."""
+
+    desired: int = 0
+    """Nodes asked for."""
+    ready: int = 0
+    """Pods whose agent answers."""
+    training: int = 0
+    """Nodes of the current world."""
+
+
+class ReasonCount(StatusBase):
+    """Restarts of one kind."""
+
+    reason: str
+    """Cause, for example Killed or PodLost."""
+    count: int
+    """How often."""
+
+
+class Restarts(StatusBase):
+    """Generations that ended before the stage did."""
+
+    total: int = 0
+    """All of them."""
+    without_progress: int = 0
+    """Failures in a row since the last new checkpoint; the budget counts these."""
+    checkpoint_step: int = 0
+    """Step of the newest checkpoint when the last one was counted."""
+    by_reason: Annotated[list[ReasonCount], Field(json_schema_extra=list_map("reason"))] = []
+    """Split by cause."""
+
+
+class Checkpoint(StatusBase):
+    """Newest committed checkpoint."""
+
+    step: int
+    """Step it holds."""
+    uri: str
+    """Where it lies."""
+    time: str
+    """When it was committed."""
+
+
+class SkyworkRunStatus(StatusBase):
+    """What the operator last saw."""
+
+    observed_generation: int = 0
+    """Generation of the spec that was acted on."""
+    conditions: Annotated[list[Condition], Field(json_schema_extra=list_map("type"))] = []
+    """Accepted, Running, Succeeded, Failed."""
+    state: str = ""
+    """One word for people; machines read the conditions."""
+    stage: str = ""
+    """Stage being trained."""
+    step: int = 0
+    """Steps of the run that are done."""
+    tokens: int = 0
+    """Tokens trained in all stages."""
+    progress: str = ""
+    """Part of all stages' tokens that is trained."""
+    train_loss: str | None = None
+    """Loss of the newest step, nats per token."""
+    learning_rate: str | None = None
+    """Rate of the newest step."""
+    tokens_per_second: int = 0
+    """Newest throughput over all nodes."""
+    validation_loss: Annotated[list[DomainValidation], Field(json_schema_extra=list_map("domain"))] = []
+    """Newest loss of every held-out domain."""
+    nodes: NodeCounts = NodeCounts()
+    """Nodes asked for, ready and training."""
+    generation: int = 0
+    """Newest generation: a world of fixed membership."""
+    generation_start_time: str | None = None
+    """When it was formed."""
+    first_step_time: str | None = None
+    """When it finished its first step."""
+    restarts: Restarts = Restarts()
+    """Generations that ended early."""
+    last_checkpoint: Checkpoint | None = None
+    """Newest committed checkpoint."""
+    stages: Annotated[list[StageStatus], Field(json_schema_extra=list_map("name"))] = []
+    """Every stage that has begun."""

@@ -1,0 +1,166 @@
+"""The operator as Kopf runs it: watch events become keys of the work queue, and nothing else is decided here."""
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from itertools import count
+from typing import Any
+
+import aiohttp
+import kopf
+from prometheus_client import CollectorRegistry
+
+from skywork_operator.api import GROUP, PLURAL, VERSION
+from skywork_operator.cluster import Cluster
+from skywork_operator.metrics import Key, OperatorCollector, PassMetrics
+from skywork_operator.queue import WorkQueue, work
+from skywork_operator.reconcile import Reconciler
+from skywork_operator.render import MANAGED_LABEL, MANAGER, RUN_LABEL, Defaults
+
+WORKERS = 4
+PASS_LIMIT_SECONDS = 60.0
+RESYNC_SECONDS = 300.0
+HEARTBEAT_SECONDS = 20.0
+STALLED_QUEUE_SECONDS = 90.0
+STALLED_WATCH_SECONDS = 90.0
+_SELECTOR = f"{MANAGED_LABEL}={MANAGER}"
+_log = logging.getLogger(__name__)
+
+
+class Operator:
+    """Wires Kopf's events to the queue and the queue to the reconciler; `stop` is set when it must end."""
+
+    def __init__(self, defaults: Defaults, namespace: str | None) -> None:
+        self.stop = asyncio.Event()
+        self.registry = CollectorRegistry()
+        self.queue: WorkQueue[Key] = WorkQueue(time.monotonic)
+        self._defaults = defaults
+        self._namespace = namespace
+        self._heartbeat_namespace = namespace or os.environ.get("POD_NAMESPACE", "default")
+        self._heard = time.monotonic()
+        self._tasks: list[asyncio.Task[Any]] = []
+        self._closing: list[Callable[[], Awaitable[None]]] = []
+
+    def kopf_registry(self) -> kopf.OperatorRegistry:
+        """Handlers of one operator, apart from Kopf's global registry."""
+        registry = kopf.OperatorRegistry()
+        kopf.on.startup(registry=registry)(self.startup)
+        kopf.on.cleanup(registry=registry)(self.cleanup)
+        kopf.on.login(registry=registry)(_login)
+        kopf.on.probe(registry=registry, id="alive")(self.probe)
+        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self.run_event)
+        kopf.on.event("batch", "v1", "jobs", registry=registry)(self.child_event)
+        kopf.on.event("", "v1", "pods", registry=registry)(self.child_event)
+        kopf.on.event("coordination.k8s.io", "v1", "leases", registry=registry)(self.heartbeat_event)
+        return registry
+
+    def settings(self) -> kopf.OperatorSettings:
+        """Kopf's settings: watch only our own Jobs and pods, and never give up on the API server."""
+        settings = kopf.OperatorSettings()
+        settings.watching.label_selectors["batch", "v1", "jobs"] = _SELECTOR
+        settings.watching.label_selectors["", "v1", "pods"] = _SELECTOR
+        settings.watching.label_selectors["coordination.k8s.io", "v1", "leases"] = _SELECTOR
+        settings.networking.request_timeout = 30
+        settings.networking.connect_timeout = 10
+        settings.networking.error_backoffs = _Backoffs()
+        settings.posting.enabled = False
+        # Without it Kopf watches CRDs and namespaces, which a namespaced operator may not read.
+        settings.scanning.disabled = True
+        settings.persistence.finalizer = f"{GROUP}/unused"
+        return settings
+
+    async def startup(self, **_: Any) -> None:
+        """Connect, then start the queue's workers and the resync."""
+        cluster = await Cluster.connect()
+        agents = aiohttp.ClientSession()
+        self._closing = [agents.close, lambda: cluster.__aexit__(None)]
+        reconciler = Reconciler(cluster, agents, self._defaults, PassMetrics(self.registry))
+        self.registry.register(OperatorCollector(self.queue, reconciler.statuses, self._watch_age_seconds))
+        for _index in range(WORKERS):
+            self._start(
+                work(self.queue, reconciler.reconcile, failed=reconciler.failed, pass_limit_seconds=PASS_LIMIT_SECONDS)
+            )
+        self._start(self._resync(cluster))
+        self._start(self._beat(cluster))
+
+    async def cleanup(self, **_: Any) -> None:
+        """Stop the workers; a pass cut short is repeated by the next operator."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for close in self._closing:
+            await close()
+
+    async def run_event(self, name: str, namespace: str | None, **_: Any) -> None:
+        """A run was seen, changed or deleted."""
+        self._heard = time.monotonic()
+        self.queue.add((namespace or "", name))
+
+    async def child_event(self, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
+        """A Job or pod of a run changed."""
+        self._heard = time.monotonic()
+        if RUN_LABEL in labels:
+            self.queue.add((namespace or "", labels[RUN_LABEL]))
+
+    async def heartbeat_event(self, **_: Any) -> None:
+        """Our own Lease came back through a watch: the watches are alive."""
+        self._heard = time.monotonic()
+
+    async def probe(self, **_: Any) -> str:
+        """Liveness: red when the queue stalls, or when the watch does not even bring back our own heartbeat."""
+        waiting, passing = self.queue.oldest_wait_seconds(), self.queue.longest_pass_seconds()
+        if max(waiting, passing) > STALLED_QUEUE_SECONDS:
+            # PermanentError: Kopf retries any other exception inside the probe's request, which then hangs.
+            raise kopf.PermanentError(
+                f"the work queue stalls: a run waits {waiting:.0f} s, a pass takes {passing:.0f} s"
+            )
+        if self._watch_age_seconds() > STALLED_WATCH_SECONDS:
+            raise kopf.PermanentError(f"no watch event for {self._watch_age_seconds():.0f} s")
+        return "ok"
+
+    def _watch_age_seconds(self) -> float:
+        return time.monotonic() - self._heard
+
+    def _start(self, coroutine: Any) -> None:
+        task = asyncio.create_task(coroutine)
+        task.add_done_callback(self._ended)
+        self._tasks.append(task)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        # Kopf does not notice our tasks: without this a dead worker would leave an operator that only watches.
+        if not task.cancelled():
+            _log.critical("a task of the operator ended", exc_info=task.exception())
+            self.stop.set()
+
+    async def _resync(self, cluster: Cluster) -> None:
+        """Look at every run now and then: a deletion that fell into a gap of the watch is noticed here."""
+        while True:
+            try:
+                for body in await cluster.list_runs(self._namespace):
+                    self.queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+            except Exception as error:
+                _log.warning("resync failed: %s", error)
+            await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))
+
+    async def _beat(self, cluster: Cluster) -> None:
+        """Write a Lease that our own watch must bring back: on a quiet cluster silence alone would prove nothing."""
+        while True:
+            try:
+                await cluster.renew_heartbeat(self._heartbeat_namespace, time.time())
+            except Exception as error:
+                _log.warning("heartbeat failed: %s", error)
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+class _Backoffs:
+    """Pauses between attempts to reach the API server: growing to a minute, for ever."""
+
+    def __iter__(self) -> Iterator[float]:
+        return (min(2.0 ** min(n, 6), 60.0) * random.uniform(0.8, 1.2) for n in count())
+
+
+def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)

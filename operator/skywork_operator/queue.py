@@ -1,0 +1,120 @@
+"""A work queue with client-go's semantics: each key is worked on by one worker at a time, and never forgotten.
+
+A key added while it is worked on is worked on once more afterwards; adding it twice is adding it once.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Generic, TypeVar
+
+K = TypeVar("K", bound=Hashable)
+
+RETRY_FIRST_SECONDS = 0.1
+RETRY_LIMIT_SECONDS = 60.0
+
+
+class WorkQueue(Generic[K]):
+    """Keys to reconcile; all methods must be called from one event loop."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._ready: deque[K] = deque()
+        self._dirty: dict[K, float] = {}
+        self._processing: dict[K, float] = {}
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._failures: dict[K, int] = {}
+        self._wakeup = asyncio.Event()
+        self.adds_total = 0
+        self.retries_total = 0
+
+    def add(self, key: K) -> None:
+        """Ask for a pass over `key`, now or as soon as the pass in progress has ended."""
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+        if key in self._dirty:
+            return
+        self.adds_total += 1
+        self._dirty[key] = self._clock()
+        if key not in self._processing:
+            self._push(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Ask for a pass in `seconds`, unless one is due earlier."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + seconds
+        waiting = self._timers.get(key)
+        if waiting is not None:
+            if waiting.when() <= due:
+                return
+            waiting.cancel()
+        self._timers[key] = loop.call_at(due, self.add, key)
+
+    def retry(self, key: K) -> float:
+        """Ask for another pass after a failed one, later after each failure in a row; returns the pause in seconds."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        self.retries_total += 1
+        pause = min(RETRY_FIRST_SECONDS * 2.0**failures, RETRY_LIMIT_SECONDS) * random.uniform(0.8, 1.2)
+        self.add_after(key, pause)
+        return pause
+
+    def succeeded(self, key: K) -> None:
+        """Start the pauses between failures from the beginning."""
+        self._failures.pop(key, None)
+
+    async def get(self) -> K:
+        """Next key to work on; `done` must follow."""
+        while not self._ready:
+            self._wakeup.clear()
+            await self._wakeup.wait()
+        key = self._ready.popleft()
+        del self._dirty[key]
+        self._processing[key] = self._clock()
+        return key
+
+    def done(self, key: K) -> None:
+        """End the pass over `key`."""
+        del self._processing[key]
+        if key in self._dirty:
+            self._push(key)
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def oldest_wait_seconds(self) -> float:
+        """Age of the key that has waited longest for a worker; 0 when none waits."""
+        return self._clock() - min((self._dirty[key] for key in self._ready), default=self._clock())
+
+    def longest_pass_seconds(self) -> float:
+        """Age of the pass that has run longest; 0 when none runs."""
+        return self._clock() - min(self._processing.values(), default=self._clock())
+
+    def _push(self, key: K) -> None:
+        self._ready.append(key)
+        self._wakeup.set()
+
+
+async def work(
+    queue: WorkQueue[K],
+    reconcile: Callable[[K], Awaitable[float | None]],
+    *,
+    failed: Callable[[K, Exception, float], None],
+    pass_limit_seconds: float,
+) -> None:
+    """Work on keys for ever; `reconcile` returns the seconds until the next pass over its key, or None."""
+    while True:
+        key = await queue.get()
+        try:
+            async with asyncio.timeout(pass_limit_seconds):
+                again = await reconcile(key)
+        except Exception as error:
+            failed(key, error, queue.retry(key))
+        else:
+            queue.succeeded(key)
+            if again is not None:
+                queue.add_after(key, again)
+        finally:
+            queue.done(key)

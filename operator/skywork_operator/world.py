@@ -1,0 +1,114 @@
+"""What a reconcile pass sees and what it wants: plain data between observe, decide and act."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from skywork_trainer.config import AgentPhase, AgentStatus, Failure, Membership, Role
+
+from skywork_operator.api.status import SkyworkRunStatus
+from skywork_operator.api.types import SkyworkRunSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The SkyworkRun, parsed."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    """metadata.generation: changes with the spec."""
+    created_seconds: int
+    spec: SkyworkRunSpec
+    status: SkyworkRunStatus
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A stage's Job."""
+
+    stage: str
+    uid: str
+    complete: bool = False
+    failed: str | None = None
+    """Message of the Job's Failed condition."""
+    suspended: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """One pod of the current stage's Job, joined with what its agent says."""
+
+    name: str
+    uid: str
+    index: int
+    """Completion index."""
+    ip: str = ""
+    phase: str = "Pending"
+    ready: bool = False
+    terminating: bool = False
+    membership: Membership | None = None
+    agent: AgentStatus | None = None
+    """Answer of GET /status; None while the agent cannot be reached."""
+    last_words: AgentStatus | None = None
+    """Termination message of a pod that ended."""
+    blocked: tuple[str, str] | None = None
+    """Reason and message of what keeps the pod from running."""
+
+    @property
+    def usable(self) -> bool:
+        """Whether the pod can be given a place in a world."""
+        return (
+            self.phase == "Running"
+            and not self.terminating
+            and bool(self.ip)
+            and self.agent is not None
+            and self.agent.phase in (AgentPhase.STANDBY, AgentPhase.TRAINING, AgentPhase.FAILED)
+        )
+
+    def trains(self, generation: int) -> bool:
+        """Whether the pod holds a place in `generation`."""
+        word = self.membership
+        return word is not None and word.role is Role.TRAIN and word.generation == generation
+
+    def failure(self, generation: int) -> Failure | None:
+        """What went wrong in the pod's part of `generation`, if anything did."""
+        for said in (self.agent, self.last_words):
+            if said is not None and said.generation == generation and said.failure is not None:
+                return said.failure
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Everything one pass saw."""
+
+    run: Run
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """By stage."""
+    pods: tuple[Pod, ...] = ()
+    """Of the newest stage that has a Job; replaced pods that ended are among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A Kubernetes Event to post."""
+
+    kind: str
+    """Normal or Warning."""
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What one pass wants done, in this order: status, objects, memberships, events."""
+
+    status: SkyworkRunStatus
+    objects: tuple[dict[str, Any], ...] = ()
+    """Whole manifests for server-side apply."""
+    suspend: tuple[str, ...] = ()
+    """Stages whose Jobs are to be suspended."""
+    memberships: tuple[tuple[Pod, Membership], ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_after_seconds: float | None = None
