@@ -5,6 +5,7 @@ Both kinds promise the same: an object appears whole or not at all, a failed cal
 """
 
 import errno
+import hashlib
 import os
 import uuid
 from abc import ABC, abstractmethod
@@ -63,6 +64,10 @@ class Store(ABC):
     @abstractmethod
     def delete(self, key: str) -> None:
         """Remove the object; one that is absent already is no error."""
+
+    @abstractmethod
+    def identity(self, key: str) -> str:
+        """Return a word that changes when the object's content does; NotFound if there is none."""
 
     @abstractmethod
     def upload(self, path: Path, key: str) -> None:
@@ -137,6 +142,11 @@ class FileStore(Store):
         """Remove the file; one that is absent already is no error."""
         with self._errors(key):
             self._path(key).unlink(missing_ok=True)
+
+    def identity(self, key: str) -> str:
+        """Return the content's SHA-256: a file's times change when it is merely copied."""
+        with self._errors(key), self._path(key).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def upload(self, path: Path, key: str) -> None:
         """Copy the file in, whole or not at all."""
@@ -242,6 +252,11 @@ class S3Store(Store):
         except StorageError as error:
             if error.reason != "NotFound":
                 raise
+
+    def identity(self, key: str) -> str:
+        """Return the ETag, which no server needs to read the object for."""
+        with self._errors(key):
+            return self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ETag"].strip('"')
 
     def upload(self, path: Path, key: str) -> None:
         """Write the object from a file, in parts and in parallel where it is large."""
