@@ -312,6 +312,8 @@ class AgentStatus(_Frozen):
     phase: AgentPhase
     generation: int = 0
     rank: int = -1
+    workers: tuple[int, ...] = ()
+    """Process ids of the live workers, as seen inside the pod."""
     failure: Failure | None = None
     progress: Progress | None = None
     """Only from the node that holds rank 0."""

@@ -1,0 +1,36 @@
+# The two commands that matter: `make demo` and `make test`. Both set up everything they need.
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+export PYTHONDONTWRITEBYTECODE = 1
+
+help:             ## list the targets
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
+
+setup:            ## make .venv from the lock file
+	@bash dev/setup.sh
+
+demo: setup       ## train two stages on a real Kubernetes, with faults, and print what came out
+	@$(PY) -m dev.demo
+
+test: setup       ## everything: style, types, layers, unit, control plane, cluster
+	@bash dev/test.sh
+
+lint: setup       ## style, types and layers
+	@bash dev/test.sh lint
+
+unit: setup       ## unit tests
+	@bash dev/test.sh unit
+
+generate: setup   ## write the CRD from the typed models
+	@$(PY) -m skywork_operator.api.crd charts/skywork-operator/crd.yaml manifests/crd/skyworkruns.yaml
+
+cluster-up: setup     ## build (once) and boot the development cluster
+	@$(PY) -m dev.cluster up
+
+cluster-down: setup   ## stop it and remove every trace
+	@$(PY) -m dev.cluster down
+
+cluster-status: setup ## what runs, and where the kubeconfig is
+	@$(PY) -m dev.cluster status
+
+.PHONY: help setup demo test lint unit generate cluster-up cluster-down cluster-status

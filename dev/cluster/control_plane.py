@@ -1,0 +1,127 @@
+"""etcd, API server, controller manager and scheduler, for the cluster or, without nodes, for tests."""
+
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.cluster import processes
+from dev.cluster.pki import Pki
+
+SERVICE_NETWORK = "10.96.0.0/16"
+SERVICE_ADDRESS = "10.96.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlPlane:
+    """A running control plane."""
+
+    folder: Path
+    kubeconfig: Path
+    """Of its administrator."""
+    pki: Pki
+    binaries: Path
+
+
+def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0.1", ports: int = 0) -> ControlPlane:
+    """Start all four and wait until the API server is ready; `ports` is the first of five, 0 picks free ones."""
+    first = _Ports(ports)
+    server = f"https://{address}:{first.api}"
+    pki = Pki(folder=folder / "pki", server=server)
+    pki.create()
+    hosts = tuple(dict.fromkeys(("127.0.0.1", address, SERVICE_ADDRESS, "localhost", "kubernetes.default.svc")))
+    certificate, key = pki.issue("apiserver", user="kube-apiserver", hosts=hosts)
+    client, client_key = pki.issue("apiserver-kubelet", user="kube-apiserver", group="system:masters")
+    logs = folder / "control-plane"
+    processes.start(
+        "etcd",
+        [
+            str(binaries / "etcd"), f"--data-dir={folder}/etcd", "--unsafe-no-fsync", "--log-level=warn",
+            f"--listen-client-urls=http://127.0.0.1:{first.etcd}", f"--advertise-client-urls=http://127.0.0.1:{first.etcd}",
+            f"--listen-peer-urls=http://127.0.0.1:{first.peer}",
+        ],
+        logs,
+    )  # fmt: skip
+    processes.start(
+        "kube-apiserver",
+        [
+            str(binaries / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{first.etcd}",
+            f"--bind-address={address}", f"--secure-port={first.api}",
+            f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}", f"--client-ca-file={pki.ca}",
+            f"--kubelet-client-certificate={client}", f"--kubelet-client-key={client_key}",
+            # Else `kubectl logs` and `exec` look for the node's name in a DNS that is not there.
+            "--kubelet-preferred-address-types=InternalIP",
+            f"--service-account-issuer={server}", f"--service-account-key-file={pki.folder}/sa.pub",
+            f"--service-account-signing-key-file={pki.folder}/sa.key", f"--service-cluster-ip-range={SERVICE_NETWORK}",
+            "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
+            *(["--endpoint-reconciler-type=none"] if address.startswith("127.") else [f"--advertise-address={address}"]),
+            "--default-not-ready-toleration-seconds=5", "--default-unreachable-toleration-seconds=5",
+        ],
+        logs,
+    )  # fmt: skip
+    admin = pki.kubeconfig(folder / "kubeconfig", user="admin", group="system:masters")
+    processes.wait("the API server", lambda: _ready(server, pki), 60, logs / "kube-apiserver.log")
+    manager = pki.kubeconfig(folder / "pki/manager.kubeconfig", user="system:kube-controller-manager")
+    processes.start(
+        "kube-controller-manager",
+        [
+            str(binaries / "kube-controller-manager"), f"--kubeconfig={manager}", "--bind-address=127.0.0.1",
+            f"--secure-port={first.manager}", "--leader-elect=false", "--use-service-account-credentials",
+            f"--root-ca-file={pki.ca}", f"--service-account-private-key-file={pki.folder}/sa.key",
+            "--node-monitor-grace-period=10s", "--node-monitor-period=1s", "--kube-api-qps=200", "--kube-api-burst=400",
+        ],
+        logs,
+    )  # fmt: skip
+    scheduler = pki.kubeconfig(folder / "pki/scheduler.kubeconfig", user="system:kube-scheduler")
+    processes.start(
+        "kube-scheduler",
+        [
+            str(binaries / "kube-scheduler"), f"--kubeconfig={scheduler}", "--bind-address=127.0.0.1",
+            f"--secure-port={first.scheduler}", "--leader-elect=false",
+        ],
+        logs,
+    )  # fmt: skip
+    return ControlPlane(folder=folder, kubeconfig=admin, pki=pki, binaries=binaries)
+
+
+def stop_control_plane(folder: Path) -> None:
+    """Kill all four; the API server before etcd, whose absence its graceful stop would wait for without end."""
+    running = processes.pids(folder)
+    for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
+        processes.kill([pid for key, pid in running.items() if key.endswith(f"control-plane/{name}")])
+
+
+@contextmanager
+def control_plane(folder: Path, binaries: Path) -> Iterator[ControlPlane]:
+    """A private control plane without nodes on loopback, for tests; gone when the context ends."""
+    try:
+        yield start_control_plane(folder, binaries)
+    finally:
+        stop_control_plane(folder)
+
+
+class _Ports:
+    def __init__(self, first: int) -> None:
+        if first:
+            numbers = list(range(first, first + 5))
+        else:
+            held = [socket.socket() for _ in range(5)]
+            for one in held:
+                one.bind(("127.0.0.1", 0))
+            numbers = [one.getsockname()[1] for one in held]
+            for one in held:
+                one.close()
+        self.api, self.etcd, self.peer, self.manager, self.scheduler = numbers
+
+
+def _ready(server: str, pki: Pki) -> bool:
+    context = ssl.create_default_context(cafile=str(pki.ca))
+    try:
+        with urllib.request.urlopen(f"{server}/readyz", timeout=2, context=context) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False

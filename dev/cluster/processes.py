@@ -1,0 +1,90 @@
+"""Daemons with a log and a pid file, and waiting on conditions."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+
+def start(
+    name: str, command: Sequence[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a daemon in a session of its own; its log and pid lie in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env={**os.environ, **(environment or {})},
+        )
+    (folder / f"{name}.pid").write_text(str(process.pid))
+    return process
+
+
+def wait(what: str, ready: Callable[[], bool], seconds: float, log: Path | None = None) -> None:
+    """Wait until `ready`; raises RuntimeError naming `what` and the end of `log`."""
+    deadline = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > deadline:
+            tail = ""
+            if log is not None and log.exists():
+                tail = f"; the end of {log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise RuntimeError(f"{what} was not ready within {seconds:.0f} s{tail}")
+        time.sleep(0.1)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def pids(folder: Path) -> dict[str, int]:
+    """Living daemons whose pid files lie below `folder`; a number that another program has got since is left out."""
+    found = {}
+    for path in sorted(folder.rglob("*.pid")):
+        text = path.read_text().strip() if path.is_file() else ""
+        if text.isdigit() and alive(int(text)) and str(folder) in _command(int(text)):
+            found[str(path.relative_to(folder).with_suffix(""))] = int(text)
+    return found
+
+
+def mentioning(text: str) -> list[int]:
+    """Processes, other than this one, whose command line holds `text`."""
+    numbers = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
+    return [n for n in numbers if n not in (os.getpid(), os.getppid()) and text in _command(n)]
+
+
+def kill(numbers: Sequence[int], seconds: float = 10) -> None:
+    """SIGKILL processes and wait until they are gone."""
+    for number in numbers:
+        try:
+            os.kill(number, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    deadline = time.monotonic() + seconds
+    while any(alive(n) for n in numbers) and time.monotonic() < deadline:
+        _reap()
+        time.sleep(0.05)
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _command(number: int) -> str:
+    try:
+        return Path(f"/proc/{number}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Tests by level: lint, unit, control_plane, cluster; all of them without an argument.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH" PYTHONDONTWRITEBYTECODE=1
+level="${1:-all}"
+
+lint() {
+  ruff check operator trainer dev tests
+  ruff format --check operator trainer dev tests
+  mypy
+  lint-imports
+}
+build() { python -m dev.cluster build; }
+
+case "$level" in
+  lint) lint ;;
+  unit) pytest tests/unit ;;
+  control_plane) build; pytest tests/control_plane ;;
+  cluster) build; pytest tests/cluster ;;
+  all) lint; build; pytest tests ;;
+  *) echo "usage: dev/test.sh [lint|unit|control_plane|cluster]" >&2; exit 2 ;;
+esac
