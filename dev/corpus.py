@@ -23,8 +23,32 @@ from typing import NamedTuple
 HELD_OUT_BYTES = 200_000
 _MAX_HELD_OUT_DOCUMENT_BYTES = 40_000
 _MIN_DOCUMENT_CHARACTERS = 300
+# Larger ones are indexes and whole books on one page.
+_MAX_DOCUMENT_CHARACTERS = 400_000
 _FORTUNES_PER_DOCUMENT = 16
-_BLOCKS = frozenset("p div li tr h1 h2 h3 h4 h5 h6 pre br dt dd table ul ol section blockquote".split())
+_BLOCKS = frozenset(
+    [
+        "p",
+        "div",
+        "li",
+        "tr",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "h5",
+        "h6",
+        "pre",
+        "br",
+        "dt",
+        "dd",
+        "table",
+        "ul",
+        "ol",
+        "section",
+        "blockquote",
+    ]
+)
 _HIDDEN = frozenset(["script", "style", "head", "nav", "footer"])
 _SKIPPED_LIBRARY = frozenset(
     ["test", "tests", "site-packages", "__pycache__", "idlelib", "encodings", "pydoc_data", "lib2to3", "turtledemo"]
@@ -81,7 +105,7 @@ def _html(path: Path) -> Iterator[str]:
 def _manual(path: Path) -> Iterator[str]:
     for page in _plain(path):
         lines = [re.sub(r"^\.[A-Za-z]+ ?", "", line) for line in page.split("\n") if not re.match(r"['.]\\\"", line)]
-        text = re.sub(r"\\f(\[\w*\]|\(?\w{1,2}|.)|\\[&/,|^%]|\\s[+-]?\d", "", "\n".join(lines))
+        text = re.sub(r"\\f(\[\w*\]|\(\w\w|.)|\\[&/,|^%]|\\s[+-]?\d", "", "\n".join(lines))
         yield text.replace("\\-", "-").replace("\\e", "\\").replace("\\(aq", "'").replace("\\(bu", "•")
 
 
@@ -188,7 +212,7 @@ def _library() -> Iterator[tuple[str, str]]:
 def _documents(texts: Iterable[str]) -> list[str]:
     """Return the texts tidied and without duplicates, in the order of their hashes."""
     tidy = (re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t\r\f\v]+\n", "\n", text)).strip() for text in texts)
-    return _shuffled({text for text in tidy if len(text) >= _MIN_DOCUMENT_CHARACTERS})
+    return _shuffled({text for text in tidy if _MIN_DOCUMENT_CHARACTERS <= len(text) <= _MAX_DOCUMENT_CHARACTERS})
 
 
 def _shuffled(texts: Iterable[str]) -> list[str]:
