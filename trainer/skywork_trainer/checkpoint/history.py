@@ -1,0 +1,109 @@
+"""What the ranks really consumed between two checkpoints, and the audit that counts it over a whole run."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from skywork_trainer.checkpoint.manifest import committed, read_manifest
+from skywork_trainer.storage import Store
+
+Runs = tuple[tuple[int, int, int], ...]
+"""Numbers as (start, stride, count): a rank's share of many steps is one run where the world divides the batch."""
+
+
+class History(BaseModel):
+    """Steps [first_step, last_step), as trained between the checkpoint `parent` and the checkpoint `id`."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
+
+    id: str
+    parent: str
+    first_step: int
+    last_step: int
+    batch: int
+    """Sequences of one step."""
+    ranks: tuple[Runs, ...]
+    """Sequence numbers each rank trained, as it recorded them."""
+    losses: tuple[float, ...]
+    """Training loss of every step."""
+
+
+def encode(sequences: Iterable[int]) -> Runs:
+    """Return the numbers, in order, as few runs of equal stride."""
+    runs: list[list[int]] = []
+    for number in sequences:
+        if runs:
+            run = runs[-1]
+            if run[2] == 1:
+                run[1], run[2] = number - run[0], 2
+                continue
+            if number == run[0] + run[1] * run[2]:
+                run[2] += 1
+                continue
+        runs.append([number, 1, 1])
+    return tuple((start, stride, count) for start, stride, count in runs)
+
+
+def decode(runs: Runs) -> list[int]:
+    """Return the numbers that `encode` was given."""
+    return [start + stride * k for start, stride, count in runs for k in range(count)]
+
+
+def history_key(identity: str) -> str:
+    """Return the key of the history that ends in a checkpoint."""
+    return f"history/{identity}.json"
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The whole run behind the newest checkpoint, counted."""
+
+    checkpoint: str
+    steps: int
+    samples_lost: int
+    samples_repeated: int
+    losses: list[float]
+
+    def to_json(self) -> dict[str, object]:
+        """Return the audit with camelCase keys."""
+        values = asdict(self)
+        values["samplesLost"], values["samplesRepeated"] = values.pop("samples_lost"), values.pop("samples_repeated")
+        return values
+
+
+def audit(store: Store) -> Audit:
+    """Walk back from the newest committed checkpoint and count samples that no step, or more than one, trained on.
+
+    Raises StorageError NotFound when a link of the chain has no history.
+    """
+    identities = committed(store)
+    if not identities:
+        return Audit("", 0, 0, 0, [])
+    newest = read_manifest(store, identities[-1])
+    lost = repeated = 0
+    losses: list[Sequence[float]] = []
+    identity, expected_end = newest.id, newest.step
+    while identity:
+        history = History.model_validate_json(store.get(history_key(identity)))
+        batch = history.batch
+        # Links must join: a gap between two of them was trained by nobody, an overlap twice.
+        lost += max(expected_end - history.last_step, 0) * batch
+        repeated += max(history.last_step - expected_end, 0) * batch
+        low, high = history.first_step * batch, history.last_step * batch
+        counts = np.zeros(high - low, dtype=np.int64)
+        for runs in history.ranks:
+            for start, stride, count in runs:
+                numbers = start + stride * np.arange(count, dtype=np.int64)
+                inside = (numbers >= low) & (numbers < high)
+                # A number outside these steps belongs to another link, which counts it as its own.
+                repeated += int((~inside).sum())
+                np.add.at(counts, numbers[inside] - low, 1)
+        lost += int((counts == 0).sum())
+        repeated += int(np.maximum(counts - 1, 0).sum())
+        losses.append(history.losses)
+        identity, expected_end = history.parent, history.first_step
+    lost += expected_end * (newest.global_batch_sequences)
+    ordered = [loss for link in reversed(losses) for loss in link]
+    return Audit(newest.id, newest.step, lost, repeated, ordered)

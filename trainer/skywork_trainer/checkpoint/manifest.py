@@ -1,0 +1,114 @@
+"""The commit record of a checkpoint, and which checkpoints there are."""
+
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from skywork_trainer.checkpoint import CheckpointCorrupt
+from skywork_trainer.config import DomainLoss, Model
+from skywork_trainer.storage import StorageError, Store
+
+FORMAT = 1
+_MANIFEST = re.compile(r"^checkpoints/(\d{10,}-\d{6,}-\d{12,})/manifest\.json$")
+
+
+class _Frozen(BaseModel):
+    # Readers of an older release must not choke on a field that a newer one added.
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class RankFile(_Frozen):
+    """One rank's safetensors file, hashed in blocks so that a partial read can be verified."""
+
+    name: str
+    size: int
+    block_bytes: int
+    sha256: tuple[str, ...]
+    """Of every block of `block_bytes` from the file's start; the last may be short."""
+
+
+class Piece(_Frozen):
+    """Elements [start, start + length) of one array of one flattened parameter, fp32, at `offset` of a file."""
+
+    name: str
+    kind: str
+    start: int
+    length: int
+    file: int
+    offset: int
+    """Bytes from the start of the file, its header included."""
+
+
+class Counters(_Frozen):
+    """What status and metrics go on from after a restart."""
+
+    train_loss: float | None = None
+    validation: tuple[DomainLoss, ...] = ()
+    stage_start_validation: tuple[DomainLoss, ...] = ()
+    source_sequences: dict[str, int] = {}
+    """Of the stage `Manifest.stage`."""
+    generations: int = 1
+    """Generations that saved something in this chain."""
+
+
+class Manifest(_Frozen):
+    """Everything a reader needs to know; its presence is what makes the files a checkpoint."""
+
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
+    id: str
+    parent: str
+    """Id of the checkpoint that training resumed from or saved before this one; empty for the first."""
+    created: float
+    generation: int
+    stage: str
+    step: int
+    tokens: int
+    optimizer_step: int
+    world: int
+    zero_stage: int
+    model: Model
+    model_hash: str
+    tokenizer_sha256: str
+    sequence_length: int
+    global_batch_sequences: int
+    fingerprints: dict[str, str]
+    past_hash: str
+    """Identity of all that decided which sequences the steps so far trained."""
+    seed: int
+    counters: Counters
+    versions: dict[str, str]
+    files: tuple[RankFile, ...]
+    pieces: tuple[Piece, ...]
+
+
+def checkpoint_id(*, incarnation: int, generation: int, step: int) -> str:
+    """Return the name under which a generation saves a step; names sort by incarnation, generation, step."""
+    return f"{incarnation:010d}-{generation:06d}-{step:012d}"
+
+
+def prefix(identity: str) -> str:
+    """Return the key prefix of a checkpoint's objects."""
+    return f"checkpoints/{identity}/"
+
+
+def manifest_key(identity: str) -> str:
+    """Return the key of a checkpoint's commit record."""
+    return prefix(identity) + "manifest.json"
+
+
+def committed(store: Store) -> list[str]:
+    """Return the ids of all committed checkpoints, oldest first."""
+    return sorted(match[1] for key in store.list("checkpoints/") if (match := _MANIFEST.match(key)))
+
+
+def read_manifest(store: Store, identity: str) -> Manifest:
+    """Return one manifest; CheckpointCorrupt if it is gone or not one, StorageError if the store fails."""
+    try:
+        return Manifest.model_validate_json(store.get(manifest_key(identity)))
+    except ValidationError as error:
+        raise CheckpointCorrupt(f"manifest of {identity} cannot be read: {error}") from error
+    except StorageError as error:
+        if error.reason != "NotFound":
+            raise
+        raise CheckpointCorrupt(f"manifest of {identity} is gone") from error

@@ -1,0 +1,81 @@
+"""Everything that reaches into DeepSpeed's private parts; tests/unit/train/test_deepspeed_contract.py holds it to that.
+
+ZeRO stages 1 and 2, and the bf16 optimizer, flatten each parameter group, pad it, and give every rank one partition in
+fp32. `parameter._hp_mapping` says which elements of a parameter lie in this rank's partition, and where.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from skywork_trainer.engine import Fragment, Reader, Span
+from skywork_trainer.model import Decoder
+
+
+def forbid_compilation() -> None:
+    """Keep DeepSpeed from building its shared-memory collectives when the process group starts.
+
+    They are wrong across pods (each has its own /dev/shm) and need a compiler that the image does not have.
+    """
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+class PartitionedState:
+    """Fragments of an engine of ZeRO stage 1 or 2."""
+
+    def __init__(self, module: Decoder, zero_optimizer: Any) -> None:
+        self.module = module
+        self._adamw: torch.optim.AdamW = zero_optimizer.optimizer
+        for group in self._adamw.param_groups:
+            for flat in group["params"]:
+                # Made now, not at the first update, where DeepSpeed leaves it to Adam: a restore needs them in place.
+                self._adamw.state[flat] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(flat),
+                    "exp_avg_sq": torch.zeros_like(flat),
+                }
+
+    @property
+    def optimizer_step(self) -> int:
+        """Updates applied so far; DeepSpeed skips those whose gradients are not finite."""
+        return int(next(iter(self._adamw.state.values()))["step"])
+
+    def fragments(self) -> list[Fragment]:
+        """Return what lies in this rank's partitions."""
+        return [fragment for _, fragment in self._held()]
+
+    @torch.no_grad()
+    def load(self, read: Reader, *, optimizer_step: int) -> None:
+        """Fill this rank's partitions, then put the model's weights together from all ranks' masters."""
+        held = {}
+        for parameter, fragment in self._held():
+            held[id(parameter)] = fragment
+            for target, source in zip(fragment.arrays(), read(fragment.span), strict=True):
+                target.copy_(source)
+        for state in self._adamw.state.values():
+            state["step"].fill_(float(optimizer_step))
+        for parameter in self.module.parameters():
+            parameter.zero_()
+            if fragment_ := held.get(id(parameter)):
+                part = parameter.view(-1).narrow(0, fragment_.span.start, fragment_.span.length)
+                part.copy_(fragment_.master)
+            # Partitions are disjoint: a sum with zeros is an all-gather that needs no layout.
+            dist.all_reduce(parameter)
+
+    def _held(self) -> Iterator[tuple[torch.nn.Parameter, Fragment]]:
+        for name, parameter in self.module.named_parameters():
+            mapping = getattr(parameter, "_hp_mapping", None)
+            if mapping is None:
+                continue
+            (flat,) = self._adamw.param_groups[mapping.param_group_index]["params"]
+            state, address = self._adamw.state[flat], mapping.hp_fragment_address
+            master, first, second = (
+                tensor.detach().narrow(0, address.start, address.numel)
+                for tensor in (flat, state["exp_avg"], state["exp_avg_sq"])
+            )
+            span = Span(name, mapping.lp_fragment_address.start, address.numel)
+            yield parameter, Fragment(span, master, first, second)

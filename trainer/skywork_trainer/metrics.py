@@ -1,0 +1,153 @@
+"""What the worker of rank 0 tells the world: `progress.json` for the operator, `metrics.prom` for Prometheus.
+
+Counters are derived from the step, so they go on where they were after a restart. Everything appears by atomic rename.
+"""
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+
+from skywork_trainer.config import DomainLoss, Place, Progress, RunConfig
+
+_WRITE_EVERY_SECONDS = 0.5
+_STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 300)
+_COMMON = ("namespace", "run", "stage")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace a file whole; readers see the old content or the new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+class Reporter:
+    """Keeps this worker's progress; on other ranks than 0 it writes nothing."""
+
+    def __init__(self, config: RunConfig, place: Place) -> None:
+        self._config, self._place = config, place
+        self._values = Progress(checkpoint_uri=config.checkpoints.uri)
+        self._registry = CollectorRegistry()
+        self._labels = {"namespace": config.namespace, "run": config.run, "stage": config.stage}
+        self._counted: dict[tuple[str, ...], float] = {}
+        self._written = 0.0
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self._loss = self._gauge("skywork_train_loss", "Training loss of the newest step (nats per token).")
+        self._rate = self._gauge("skywork_train_learning_rate", "Learning rate of the newest step.")
+        self._norm = self._gauge("skywork_train_grad_norm", "Gradient norm before clipping.")
+        self._speed = self._gauge("skywork_train_tokens_per_second", "Tokens trained per second, newest step.")
+        self._generation = self._gauge("skywork_generation", "Generation of the world that trains.")
+        self._saved = self._gauge(
+            "skywork_checkpoint_last_success_timestamp_seconds", "Unix time of the newest committed checkpoint."
+        )
+        self._save_seconds = self._gauge("skywork_checkpoint_duration_seconds", "How long the newest save took.")
+        self._corrupt = self._gauge(
+            "skywork_checkpoint_corrupt", "Checkpoints found corrupt, and passed over, when this generation started."
+        )
+        self._validation_step = self._gauge("skywork_validation_step", "Step of the newest validation.")
+        self._validation = self._gauge("skywork_validation_loss", "Held-out loss (nats per token).", "domain")
+        self._steps = self._counter("skywork_train_steps", "Steps of the run that are done.")
+        self._tokens = self._counter("skywork_train_tokens", "Tokens of the run that are trained.")
+        self._sources = self._counter("skywork_source_sequences", "Sequences the stage drew from a source.", "source")
+        self._step_seconds = Histogram(
+            "skywork_train_step_duration_seconds",
+            "Time from one step's end to the next's.",
+            _COMMON,
+            buckets=_STEP_BUCKETS,
+            registry=self._registry,
+        )
+        self._generation.labels(**self._labels).set(place.generation)
+
+    @property
+    def progress(self) -> Progress:
+        """The newest progress."""
+        return self._values
+
+    def section(self, name: str) -> None:
+        """Say which part of its work this worker is in: init, restore, step, validate, save."""
+        self._update(section=name)
+
+    def restored(self, *, step: int, checkpoint: str, created: float, corrupt: Iterable[str]) -> None:
+        """Report where this generation starts; `checkpoint` is empty for a fresh start."""
+        self._count_to(step)
+        self._corrupt.labels(**self._labels).set(len(list(corrupt)))
+        self._saved.labels(**self._labels).set(created)
+        self._update(
+            step=step,
+            first_step=step,
+            tokens=step * self._config.global_batch_tokens,
+            checkpoint=checkpoint,
+            checkpoint_step=step if checkpoint else 0,
+            checkpoint_time=created,
+            resumed_from=checkpoint,
+        )
+
+    def stepped(self, *, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
+        """Report one step that is done."""
+        speed = self._config.global_batch_tokens / max(seconds, 1e-9)
+        self._count_to(step)
+        for gauge, value in ((self._loss, loss), (self._rate, rate), (self._norm, norm), (self._speed, speed)):
+            gauge.labels(**self._labels).set(value)
+        self._step_seconds.labels(**self._labels).observe(seconds)
+        self._update(
+            step=step,
+            first_step_time=self._values.first_step_time or time.time(),
+            tokens=step * self._config.global_batch_tokens,
+            train_loss=loss,
+            learning_rate=rate,
+            tokens_per_second=speed,
+        )
+
+    def validated(self, newest: tuple[DomainLoss, ...], *, stage_start: tuple[DomainLoss, ...]) -> None:
+        """Report held-out losses: the newest, and those from before the stage's first step."""
+        for domain in newest:
+            self._validation.labels(**self._labels, domain=domain.domain).set(domain.loss)
+            self._validation_step.labels(**self._labels).set(domain.step)
+        self._update(validation=newest, stage_start_validation=stage_start)
+
+    def drawn(self, sequences: dict[str, int]) -> None:
+        """Report how many sequences of each source the stage has drawn."""
+        for source, count in sequences.items():
+            self._raise_to(self._sources, count, source=source)
+        self._values = self._values.model_copy(update={"source_sequences": dict(sequences)})
+
+    def saved(self, *, checkpoint: str, step: int, created: float, seconds: float) -> None:
+        """Report a committed checkpoint."""
+        self._saved.labels(**self._labels).set(created)
+        self._save_seconds.labels(**self._labels).set(seconds)
+        self._update(checkpoint=checkpoint, checkpoint_step=step, checkpoint_time=created)
+
+    def flush(self) -> None:
+        """Write everything now: the last word of a generation must not fall to throttling."""
+        self._write(metrics=True)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, (*_COMMON, *labels), registry=self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, (*_COMMON, *labels), registry=self._registry)
+
+    def _count_to(self, step: int) -> None:
+        self._raise_to(self._steps, step)
+        self._raise_to(self._tokens, step * self._config.global_batch_tokens)
+
+    def _raise_to(self, counter: Counter, value: float, **labels: str) -> None:
+        key = (str(id(counter)), *labels.values())
+        counter.labels(**self._labels, **labels).inc(max(value - self._counted.get(key, 0.0), 0.0))
+        self._counted[key] = max(value, self._counted.get(key, 0.0))
+
+    def _update(self, **values: object) -> None:
+        self._values = self._values.model_copy(update=values)
+        self._write(metrics=time.monotonic() - self._written >= _WRITE_EVERY_SECONDS)
+
+    def _write(self, *, metrics: bool) -> None:
+        self._values = self._values.model_copy(update={"time": time.time()})
+        if self._place.rank != 0:
+            return
+        write_atomically(self._place.state_dir / "progress.json", self._values.model_dump_json().encode())
+        if metrics:
+            write_atomically(self._place.state_dir / "metrics.prom", generate_latest(self._registry))
+            self._written = time.monotonic()

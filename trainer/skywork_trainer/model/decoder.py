@@ -1,0 +1,152 @@
+"""The decoder of the Skywork report: RMSNorm pre-norm, RoPE, SwiGLU, grouped-query attention, untied head.
+
+Notable choices: rotary angles are computed in fp32 at every call, so that casting the module to bf16 cannot blunt
+them; the loss comes per sequence, in fp32, and is computed in chunks of positions, so that the logits of a whole
+batch (65,536 x 4 bytes per token) never exist at once.
+
+Shape suffixes: B sequences, T positions, D hidden, N query heads, K key/value heads, H head dimension, V vocabulary,
+P positions of one chunk (batch and time flattened).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from skywork_trainer.config import Model
+
+_LOSS_CHUNK_POSITIONS = 4096
+
+
+def _rotate(x_BNTH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+    left, right = x_BNTH.float().chunk(2, dim=-1)
+    turned = torch.cat((-right, left), dim=-1)
+    return (x_BNTH.float() * cos_TH + turned * sin_TH).to(x_BNTH.dtype)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a learned gain."""
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(hidden))
+        self.eps = eps
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return x scaled to unit root mean square, times the gain."""
+        out_BTD: Tensor = F.rms_norm(x_BTD, (x_BTD.shape[-1],), self.weight, self.eps)
+        return out_BTD
+
+
+class Attention(nn.Module):
+    """Causal self-attention; every `heads / kv_heads` query heads share one key and value head."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = model.heads, model.kv_heads, model.hidden // model.heads
+        self.q = nn.Linear(model.hidden, model.hidden, bias=False)
+        self.k = nn.Linear(model.hidden, model.kv_heads * self.head_dim, bias=False)
+        self.v = nn.Linear(model.hidden, model.kv_heads * self.head_dim, bias=False)
+        self.o = nn.Linear(model.hidden, model.hidden, bias=False)
+
+    def forward(self, x_BTD: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+        """Return the attended values, projected back to the hidden size."""
+        batch, length, _ = x_BTD.shape
+        q_BNTH = self.q(x_BTD).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        k_BKTH = self.k(x_BTD).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        v_BKTH = self.v(x_BTD).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        q_BNTH, k_BKTH = _rotate(q_BNTH, cos_TH, sin_TH), _rotate(k_BKTH, cos_TH, sin_TH)
+        out_BNTH = F.scaled_dot_product_attention(
+            q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=self.heads != self.kv_heads
+        )
+        out_BTD: Tensor = self.o(out_BNTH.transpose(1, 2).reshape(batch, length, -1))
+        return out_BTD
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.gate = nn.Linear(model.hidden, model.ffn, bias=False)
+        self.up = nn.Linear(model.hidden, model.ffn, bias=False)
+        self.down = nn.Linear(model.ffn, model.hidden, bias=False)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Return down(silu(gate(x)) * up(x))."""
+        out_BTD: Tensor = self.down(F.silu(self.gate(x_BTD)) * self.up(x_BTD))
+        return out_BTD
+
+
+class Block(nn.Module):
+    """One layer: attention and feed-forward, each behind a norm and added to the stream."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(model.hidden, model.norm_eps)
+        self.attention = Attention(model)
+        self.ffn_norm = RMSNorm(model.hidden, model.norm_eps)
+        self.ffn = FeedForward(model)
+
+    def forward(self, x_BTD: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+        """Return the stream after this layer."""
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TH, sin_TH)
+        out_BTD: Tensor = x_BTD + self.ffn(self.ffn_norm(x_BTD))
+        return out_BTD
+
+
+class Decoder(nn.Module):
+    """Token sequences in, negative log-likelihood per sequence out."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.geometry = model
+        self.embedding = nn.Embedding(model.vocab_size, model.hidden)
+        self.blocks = nn.ModuleList([Block(model) for _ in range(model.layers)])
+        self.norm = RMSNorm(model.hidden, model.norm_eps)
+        self.head = nn.Linear(model.hidden, model.vocab_size, bias=False)
+
+    def hidden(self, tokens_BT: Tensor) -> Tensor:
+        """Return the normed hidden states before the head."""
+        cos_TH, sin_TH = self._angles(tokens_BT.shape[1], tokens_BT.device)
+        x_BTD = self.embedding(tokens_BT)
+        for block in self.blocks:
+            x_BTD = block(x_BTD, cos_TH, sin_TH)
+        out_BTD: Tensor = self.norm(x_BTD)
+        return out_BTD
+
+    def forward(self, tokens_BS: Tensor, valid_BT: Tensor) -> Tensor:
+        """Return the summed NLL (nats, fp32) of each sequence; S = T + 1, targets that are not valid add nothing."""
+        x_BTD = self.hidden(tokens_BS[:, :-1])
+        x_PD, target_P = x_BTD.flatten(0, 1), tokens_BS[:, 1:].flatten()
+        parts = []
+        for start in range(0, x_PD.shape[0], _LOSS_CHUNK_POSITIONS):
+            part = slice(start, start + _LOSS_CHUNK_POSITIONS)
+            if x_PD.shape[0] > _LOSS_CHUNK_POSITIONS and torch.is_grad_enabled():
+                # Recomputed in the backward pass: otherwise autograd would keep every chunk's logits after all.
+                parts.append(checkpoint(self._nll, x_PD[part], target_P[part], use_reentrant=False))
+            else:
+                parts.append(self._nll(x_PD[part], target_P[part]))
+        nll_BT = torch.cat(parts).view_as(valid_BT)
+        return (nll_BT * valid_BT).sum(dim=1)
+
+    def _nll(self, x_PD: Tensor, target_P: Tensor) -> Tensor:
+        return F.cross_entropy(self.head(x_PD).float(), target_P, reduction="none")
+
+    def _angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        head_dim = self.geometry.hidden // self.geometry.heads
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+        position = torch.arange(length, dtype=torch.float32, device=device)
+        angle_TH = torch.outer(position, self.geometry.rope_theta**-exponent).repeat(1, 2)
+        return angle_TH.cos(), angle_TH.sin()
+
+
+@torch.no_grad()
+def initialise(decoder: Decoder, seed: int) -> None:
+    """Fill every matrix from N(0, init_std^2), gains with one: drawn whole, on the CPU, so alike for any world size."""
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    for parameter in decoder.parameters():
+        if parameter.ndim == 1:
+            parameter.fill_(1.0)
+        else:
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, decoder.geometry.init_std, generator=generator))

@@ -1,0 +1,281 @@
+"""The training loop of one stage: restore, step, validate, save, until the stage's last step or a request to leave.
+
+Every decision that all ranks must share (the newest checkpoint, saving now, leaving) is taken by one of them and
+travels with a collective that happens anyway, so that no rank ever waits in another one's save.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from skywork_trainer import schedule
+from skywork_trainer.checkpoint import CheckpointMismatch
+from skywork_trainer.checkpoint.history import encode
+from skywork_trainer.checkpoint.manifest import Counters, Manifest
+from skywork_trainer.checkpoint.restore import Candidates, check_compatible
+from skywork_trainer.checkpoint.saver import DataIdentity, Saver, Snapshot
+from skywork_trainer.collectives import World
+from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, DomainLoss, RunConfig
+from skywork_trainer.engine import Engine
+from skywork_trainer.metrics import Reporter
+from skywork_trainer.storage import Store
+from skywork_trainer.validation import Windows, validate
+
+_log = logging.getLogger(__name__)
+_PREFETCH_STEPS = 8
+
+
+class Stream(Protocol):
+    """What the loop asks of the data; `data.stream.SequenceStream` is one."""
+
+    tokenizer_sha256: str
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """Identity of every source's content."""
+        ...
+
+    def read(self, sequence: int) -> npt.NDArray[np.int64]:
+        """Return sequence_length + 1 tokens."""
+        ...
+
+    def drawn(self, sequence: int) -> dict[str, int]:
+        """Return how many sequences of each source the stage draws before `sequence`."""
+        ...
+
+    def past_hash(self, sequence: int) -> str:
+        """Return the identity of all that decided the draws before `sequence`."""
+        ...
+
+    def prefetch(self, sequences: Iterable[int]) -> None:
+        """Fetch what these sequences need in the background."""
+        ...
+
+
+def micro_batches(config: RunConfig, world: int) -> int:
+    """Return how many micro-batches every rank runs per step, the last ones padded where the batch does not divide."""
+    most = -(-config.global_batch_sequences // world)
+    return -(-most // config.engine.micro_batch_sequences)
+
+
+class Trainer:
+    """One rank's training of one stage in one generation."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        engine: Engine,
+        stream: Stream,
+        domains: Iterable[Windows],
+        store: Store,
+        world: World,
+        generation: int,
+        reporter: Reporter,
+        scratch: Path,
+        leave: Callable[[], bool],
+    ) -> None:
+        self._config, self._engine, self._stream = config, engine, stream
+        self._domains, self._store, self._world = list(domains), store, world
+        self._reporter, self._leave = reporter, leave
+        self._saver = Saver(store, config, world=world, generation=generation, scratch=scratch)
+        self._stage_steps = config.stage_steps(config.stage_index)
+        self._micro_batches = micro_batches(config, world.size)
+        self._step = 0
+        self._counters = Counters()
+        self._parent, self._parent_step = "", 0
+        self._consumed: list[int] = []
+        self._losses: list[float] = []
+        self._last_save = time.monotonic()
+
+    def run(self, *, on_training: Callable[[], None] = lambda: None) -> int:
+        """Train to the stage's end or until asked to leave; return the exit code. Collective.
+
+        `on_training` is called once everything is restored: from then on leaving means saving first.
+        """
+        self._reporter.section("restore")
+        self._restore()
+        on_training()
+        first, end = self._stage_steps.start, self._stage_steps.stop
+        mark = time.monotonic()
+        while self._step < end:
+            if self._step == first and not self._counters.stage_start_validation:
+                self._validate(stage_start=True)
+            self._reporter.section("step")
+            leaving, saving, mark = self._train_step(mark)
+            if leaving:
+                self._save()
+                self._reporter.flush()
+                return EXIT_LEFT
+            if self._step < end and self._validation_due():
+                self._validate()
+            if self._step < end and saving:
+                self._save()
+        if any(domain.step < end for domain in self._counters.validation) or self._unmeasured():
+            self._validate()
+            self._save()
+        elif self._parent_step != self._step:
+            self._save()
+        self._reporter.flush()
+        return EXIT_DONE
+
+    # -- restoring ---------------------------------------------------------------------------------------------------
+
+    def _restore(self) -> None:
+        candidates = Candidates(self._store, self._world)
+        while (manifest := candidates.next()) is not None:
+            check_compatible(manifest, self._config, self._data_identity(manifest))
+            if candidates.load(manifest, self._engine):
+                break
+        (corrupt,) = self._world.sum([len(candidates.corrupt) if self._world.rank == 0 else 0])
+        if manifest is not None:
+            self._resume_from(manifest)
+        elif corrupt:
+            raise CheckpointMismatch(
+                f"none of the {corrupt:.0f} checkpoints at {self._config.checkpoints.uri} can be read as it was "
+                "written. Restore the objects, or give this run a checkpoints.uri of its own; nothing was overwritten",
+                reason="CheckpointCorrupt",
+            )
+        elif self._stage_steps.start > 0:
+            raise CheckpointMismatch(
+                f"stage {self._config.stage!r} starts at step {self._stage_steps.start}, and there is no checkpoint at "
+                f"{self._config.checkpoints.uri} to go on from: correct checkpoints.uri, or train the stages before it",
+                reason="CheckpointMissing",
+            )
+        self._reporter.restored(
+            step=self._step,
+            checkpoint=self._parent,
+            created=manifest.created if manifest else 0.0,
+            corrupt=candidates.corrupt,
+        )
+        self._reporter.drawn(self._stream.drawn(self._step * self._config.global_batch_sequences))
+        self._reporter.validated(self._counters.validation, stage_start=self._counters.stage_start_validation)
+
+    def _resume_from(self, manifest: Manifest) -> None:
+        counters = manifest.counters
+        if manifest.stage != self._config.stage:
+            counters = counters.model_copy(update={"stage_start_validation": ()})
+        self._counters = counters.model_copy(update={"generations": counters.generations + 1})
+        self._step = self._parent_step = manifest.step
+        self._parent = manifest.id
+        if self._step < self._stage_steps.start:
+            # What the stage before ended with could not be read: train those steps again, at their own rate and
+            # mixture (both are functions of the step), rather than start this stage from older weights.
+            _log.warning("going on at step %d, before this stage's first (%d)", self._step, self._stage_steps.start)
+
+    def _data_identity(self, manifest: Manifest | None = None) -> DataIdentity:
+        step = manifest.step if manifest else self._step
+        beyond = manifest is not None and step > self._stage_steps.stop
+        return DataIdentity(
+            tokenizer_sha256=self._stream.tokenizer_sha256,
+            fingerprints=self._stream.fingerprints,
+            # A later stage's past names sources that this stage has not opened: there is nothing to compare.
+            past_hash=manifest.past_hash
+            if manifest is not None and beyond
+            else self._stream.past_hash(step * self._config.global_batch_sequences),
+        )
+
+    # -- one step ----------------------------------------------------------------------------------------------------
+
+    def _train_step(self, mark: float) -> tuple[bool, bool, float]:
+        """Train one step; return whether to leave, whether to save, and when it ended."""
+        config, step = self._config, self._step
+        batch = config.global_batch_sequences
+        sequences = range(step * batch, (step + 1) * batch)[self._world.rank :: self._world.size]
+        ahead = (step + _PREFETCH_STEPS) * batch
+        self._stream.prefetch(range(ahead, ahead + batch)[self._world.rank :: self._world.size])
+        tokens_RS, valid_RT = self._read(sequences)
+        size, nll = config.engine.micro_batch_sequences, 0.0
+        for index in range(self._micro_batches):
+            rows = slice(index * size, (index + 1) * size)
+            nll += float(
+                self._engine.forward_backward(
+                    tokens_RS[rows],
+                    valid_RT[rows],
+                    global_tokens=config.global_batch_tokens,
+                    last=index == self._micro_batches - 1,
+                )
+            )
+        rate = schedule.learning_rate(config, step)
+        norm = self._engine.step(rate)
+        save_due = self._world.rank == 0 and time.monotonic() - self._last_save >= config.checkpoints.every_seconds
+        total, leaving, saving = self._world.sum([nll, self._leave(), save_due])
+        self._step += 1
+        self._consumed.extend(sequences)
+        self._losses.append(total / config.global_batch_tokens)
+        now = time.monotonic()
+        self._reporter.drawn(self._stream.drawn(self._step * batch))
+        self._reporter.stepped(step=self._step, loss=self._losses[-1], rate=rate, norm=norm, seconds=now - mark)
+        return leaving > 0, saving > 0, now
+
+    def _read(self, sequences: range) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this rank's sequences, filled up with masked rows so that every rank runs as many micro-batches."""
+        rows, length = self._micro_batches * self._config.engine.micro_batch_sequences, self._config.sequence_length
+        tokens_RS = np.zeros((rows, length + 1), dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            tokens_RS[row] = self._stream.read(sequence)
+        valid_RT = torch.zeros(rows, length)
+        valid_RT[: len(sequences)] = 1.0
+        return torch.from_numpy(tokens_RS).to(self._world.device), valid_RT.to(self._world.device)
+
+    # -- validating and saving ---------------------------------------------------------------------------------------
+
+    def _unmeasured(self) -> bool:
+        return bool(self._domains) and not self._counters.validation
+
+    def _validation_due(self) -> bool:
+        if not self._domains:
+            return False
+        tokens, every = self._config.global_batch_tokens, self._config.validation.every_tokens
+        last = max((domain.step for domain in self._counters.validation), default=0)
+        return self._step * tokens // every > last * tokens // every
+
+    def _validate(self, *, stage_start: bool = False) -> None:
+        self._reporter.section("validate")
+        losses = self._measure()
+        start = losses if stage_start else self._counters.stage_start_validation
+        self._counters = self._counters.model_copy(update={"validation": losses, "stage_start_validation": start})
+        self._reporter.validated(losses, stage_start=start)
+
+    def _measure(self) -> tuple[DomainLoss, ...]:
+        batch = self._config.engine.micro_batch_sequences
+        return validate(self._engine.module, self._domains, step=self._step, batch=batch, world=self._world)
+
+    def _save(self) -> None:
+        self._reporter.section("save")
+        began = time.monotonic()
+        sequence = self._step * self._config.global_batch_sequences
+        manifest = self._saver.save(
+            Snapshot(
+                step=self._step,
+                stage=schedule.stage_of_step(self._config, max(self._step - 1, 0)).name,
+                optimizer_step=self._engine.optimizer_step,
+                fragments=self._engine.fragments(),
+                data=self._data_identity(),
+                counters=self._counters.model_copy(
+                    update={
+                        "train_loss": self._losses[-1] if self._losses else self._counters.train_loss,
+                        "source_sequences": self._stream.drawn(sequence),
+                    }
+                ),
+                parent=self._parent,
+                parent_step=self._parent_step,
+                consumed=encode(self._consumed),
+                losses=self._losses,
+            )
+        )
+        self._parent, self._parent_step = manifest.id, manifest.step
+        self._consumed, self._losses = [], []
+        self._last_save = time.monotonic()
+        self._reporter.saved(
+            checkpoint=manifest.id,
+            step=manifest.step,
+            created=manifest.created,
+            seconds=self._last_save - began,
+        )

@@ -1,0 +1,283 @@
+"""One worker process of one generation: from a forked (or fresh) interpreter to an exit code the agent acts on.
+
+The agent imports this module, calls `preload()` in the parent of all workers, and `run()` in each child.
+Nothing before `run()` may start a thread or touch a GPU: neither survives a fork.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from skywork_trainer.config import EXIT_CONFIG, EXIT_LEFT, Failure, Place, RunConfig
+
+if TYPE_CHECKING:
+    from skywork_trainer.collectives import World
+    from skywork_trainer.engine import Engine
+
+_log = logging.getLogger(__name__)
+_COLLECTIVE_TIMEOUT = timedelta(minutes=10)
+_JOIN_TIMEOUT = timedelta(minutes=5)
+_SIOCGIFADDR = 0x8915
+
+
+def has_gpu() -> bool:
+    """Return whether this pod was given an NVIDIA GPU, without asking CUDA."""
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def preload() -> None:
+    """Import all that a first step imports, lazily or not, so that a fork is warm.
+
+    The names of the lazy ones come from a throw-away child that trains a few steps; importing them here starts no
+    thread and no CUDA. Takes seconds; call it once, in the single-threaded parent.
+    """
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # or a BLAS starts a thread pool when it is imported
+    # DeepSpeed's own probe of the hardware would start CUDA in this process.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_gpu() else "cpu")
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    for module in ("train", "engine.deepspeed_engine", "data.stream", "warmup"):
+        importlib.import_module(f"skywork_trainer.{module}")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reader)
+        _tell_lazy_imports(writer)
+    os.close(writer)
+    with os.fdopen(reader) as names:
+        for name in names.read().split():
+            if name not in sys.modules:
+                with contextlib.suppress(Exception):  # some only import as a part of another
+                    importlib.import_module(name)
+    os.waitpid(child, 0)
+
+
+def run(config: RunConfig, place: Place) -> int:
+    """Train the configured stage in this world; return the exit code, with the failure written if it is one.
+
+    Call it from the main thread; leave the process by os._exit with the code: threads of the data path and of the
+    process group may still be there.
+    """
+    leave = LeaveRequest()
+    leave.install()
+    try:
+        return _train(config, place, leave)
+    except Exception as error:
+        if leave.requested and not leave.progressed:
+            # A peer that left before us broke the group: nothing was trained here, so nothing is lost.
+            return EXIT_LEFT
+        return _fail(error, place)
+
+
+class LeaveRequest:
+    """SIGTERM. Until training begins it ends the process at once; from then on the loop sees it and saves first."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.progressed = False
+        """Set once a step is done: from then on only a save makes leaving harmless."""
+        self._may_exit = True
+
+    def install(self) -> None:
+        """Take over the signals a fork inherited from the agent."""
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        # Python runs handlers between bytecodes, and joining a group blocks in C for minutes: a thread that reads
+        # what the C-level handler writes hears the signal anyway.
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, self._note)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._sockets = (reader, writer)
+        threading.Thread(target=self._listen, args=(reader,), name="leave", daemon=True).start()
+
+    def training_begins(self) -> None:
+        """From here on the loop looks at `requested`."""
+        self._may_exit = False
+
+    def __call__(self) -> bool:
+        """Return whether somebody asked; called after each step."""
+        self.progressed = True
+        return self.requested
+
+    def _note(self, *_: object) -> None:
+        self.requested = True
+
+    def _listen(self, reader: socket.socket) -> None:
+        while received := reader.recv(64):
+            if signal.SIGTERM in received:
+                self.requested = True
+                if self._may_exit:
+                    sys.stderr.flush()
+                    os._exit(EXIT_LEFT)
+
+
+def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
+    import torch
+
+    from skywork_trainer.data.stream import SequenceStream, ValidationSet
+    from skywork_trainer.metrics import Reporter
+    from skywork_trainer.storage import open_store
+    from skywork_trainer.train import Trainer
+    from skywork_trainer.validation import Windows
+
+    place.state_dir.mkdir(parents=True, exist_ok=True)
+    reporter = Reporter(config, place)
+    reporter.section("init")
+    # Before the group forms: a wrong configuration shall be told by its own error, not by a peer's time-out.
+    stream = SequenceStream(config, place.cache_dir)
+    domains = [
+        Windows(held_out.name, held_out.tokens, held_out.mask)
+        for held_out in (ValidationSet(domain, config, place.cache_dir) for domain in config.validation.domains)
+    ]
+    threads = os.environ.get("SKYWORK_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"
+    torch.set_num_threads(int(threads))
+    with process_group(place) as world:
+        trainer = Trainer(
+            config,
+            engine=_engine(config, world),
+            stream=stream,
+            domains=domains,
+            store=open_store(config.checkpoints.uri),
+            world=world,
+            generation=place.generation,
+            reporter=reporter,
+            scratch=place.cache_dir / "scratch",
+            leave=leave,
+        )
+        return trainer.run(on_training=leave.training_begins)
+
+
+def _engine(config: RunConfig, world: "World") -> "Engine":
+    import torch
+
+    from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
+    from skywork_trainer.model import Decoder, initialise
+    from skywork_trainer.train import micro_batches
+
+    torch.manual_seed(config.seed)
+    module = Decoder(config.model)
+    initialise(module, config.seed)
+    return DeepSpeedEngine(module.to(world.device), config, micro_batches=micro_batches(config, world.size))
+
+
+@contextlib.contextmanager
+def process_group(place: Place) -> "Iterator[World]":
+    """Join the generation's group: NCCL on GPUs, gloo otherwise, by addresses alone (no name is looked up)."""
+    import torch
+    import torch.distributed as dist
+
+    from skywork_trainer.collectives import World
+
+    os.environ.update(
+        RANK=str(place.rank),
+        WORLD_SIZE=str(place.world_size),
+        LOCAL_RANK=str(place.local_rank),
+        LOCAL_SIZE=str(place.local_world_size),
+        MASTER_ADDR=place.master_address,
+        MASTER_PORT=str(place.master_port),
+    )
+    interface = _interface_towards(place.master_address)
+    if interface:
+        # Gloo would otherwise resolve the host's name, which in a pod may be unknown or answer late.
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", interface)
+    device = torch.device("cpu")
+    if has_gpu():
+        device = torch.device("cuda", place.local_rank)
+        torch.cuda.set_device(device)
+    store = dist.TCPStore(  # type: ignore[attr-defined]
+        place.master_address,
+        place.master_port,
+        world_size=place.world_size,
+        is_master=place.rank == 0,
+        timeout=_JOIN_TIMEOUT,
+        wait_for_workers=False,
+    )
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        # Generations may share a port: a straggler of the last one must not read this one's keys.
+        store=dist.PrefixStore(f"generation-{place.generation}", store),  # type: ignore[attr-defined]
+        rank=place.rank,
+        world_size=place.world_size,
+        timeout=_COLLECTIVE_TIMEOUT,
+        device_id=device if device.type == "cuda" else None,
+    )
+    world = World(place.rank, place.world_size, device)
+    yield world
+    # Only after success: destroying a broken group may wait for peers that are gone.
+    world.sum([0.0])  # rank 0 holds the store, so it goes last
+    dist.destroy_process_group()
+
+
+def _interface_towards(address: str) -> str | None:
+    """Return the name of the interface that has the source address of packets to `address` (IPv4)."""
+    import fcntl
+
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))  # sends nothing
+            own = probe.getsockname()[0]
+            for _, name in socket.if_nameindex():
+                with contextlib.suppress(OSError):
+                    answer = fcntl.ioctl(probe.fileno(), _SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+                    if socket.inet_ntoa(answer[20:24]) == own:
+                        return name
+    except OSError:
+        return None
+    return None
+
+
+def _fail(error: Exception, place: Place) -> int:
+    traceback.print_exception(error)
+    retryable = bool(getattr(error, "retryable", True))
+    reason = getattr(error, "reason", None)
+    if not isinstance(reason, str):
+        reason = "PeerLost" if _is_lost_peer(error) else "AppError"
+    message = getattr(error, "message", None)
+    if not isinstance(message, str) or reason in ("AppError", "PeerLost"):
+        message = f"{type(error).__name__}: {error}"
+    failure = Failure(time=time.time(), rank=place.rank, reason=reason, message=message[:4000], retryable=retryable)
+    from skywork_trainer.metrics import write_atomically
+
+    with contextlib.suppress(OSError):
+        place.state_dir.mkdir(parents=True, exist_ok=True)
+        path = place.state_dir / f"failure-{place.local_rank}.json"
+        write_atomically(path, failure.model_dump_json().encode())
+    return 1 if retryable else EXIT_CONFIG
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Return whether this is what a collective says when another rank is gone: a consequence, never the cause."""
+    import torch.distributed as dist
+
+    text = str(error)
+    return isinstance(error, dist.DistError) or any(word in text for word in ("gloo/", "Connection closed by peer"))
+
+
+def _tell_lazy_imports(writer: int) -> None:
+    """In the throw-away child: train, then write the names of the modules that came in."""
+    try:
+        before = set(sys.modules)
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        from skywork_trainer.warmup import train_a_little
+
+        with contextlib.suppress(Exception):
+            train_a_little()
+        with os.fdopen(writer, "w") as out:
+            out.write("\n".join(name for name in list(sys.modules) if name not in before))
+    finally:
+        os._exit(0)
