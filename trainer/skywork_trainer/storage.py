@@ -366,7 +366,7 @@ def _s3_client(pid: int) -> "S3Client":
         region_name=region,
         endpoint_url=endpoint or None,
         config=Config(
-            retries={"mode": "standard", "max_attempts": 6},
+            retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "6"))},
             connect_timeout=5,
             read_timeout=60,
             max_pool_connections=16,

@@ -1,0 +1,69 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from skywork_trainer.config import RunConfig
+from skywork_trainer.data.prepare import Preparation
+from skywork_trainer.data.texts import find_texts
+from skywork_trainer.tokenizer import LoadedTokenizer, train_tokenizer
+
+TEXTS = [
+    f"第{n}篇：天地玄黄，宇宙洪荒。Document {n} says: " + f"{n * n} lines of text. " * (3 + n % 7) for n in range(120)
+]
+Prepare = Callable[..., str]
+Configure = Callable[..., RunConfig]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> LoadedTokenizer:
+    return train_tokenizer(iter(TEXTS), 400)
+
+
+@pytest.fixture
+def tokenizer_uri(tmp_path: Path, tokenizer: LoadedTokenizer) -> str:
+    path = tmp_path / "tokenizer" / "tokenizer.json"
+    path.parent.mkdir()
+    path.write_bytes(tokenizer.content)
+    return path.parent.as_uri()
+
+
+@pytest.fixture
+def prepare(tmp_path: Path, tokenizer: LoadedTokenizer) -> Prepare:
+    def prepare(name: str, texts: list[str] = TEXTS, shard_tokens: int = 1500) -> str:
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        inputs = find_texts([str(path)])
+        uri = (tmp_path / name).as_uri()
+        Preparation(
+            inputs=inputs, tokenizer=tokenizer, output=uri, shard_tokens=shard_tokens, report=lambda line: None
+        ).run()
+        return uri
+
+    return prepare
+
+
+@pytest.fixture
+def configure(tokenizer_uri: str) -> Configure:
+    def configure(
+        sources: dict[str, str], stages: list[dict[str, object]], *, stage: str | None = None, **changes: object
+    ) -> RunConfig:
+        return RunConfig.model_validate(
+            {
+                "run": "demo",
+                "namespace": "default",
+                "incarnation": 1,
+                "stage": stage or stages[-1]["name"],
+                "model": {"layers": 1, "hidden": 8, "heads": 1, "kv_heads": 1, "ffn": 8, "vocab_size": 400},
+                "tokenizer_uri": tokenizer_uri,
+                "sequence_length": 16,
+                "global_batch_sequences": 12,
+                "sources": [{"name": name, "uri": uri} for name, uri in sources.items()],
+                "stages": [{"learning_rate": {"schedule": "Constant", "peak": 1e-3}} | stage for stage in stages],
+                "validation": {"every_tokens": 1000, "windows": 6},
+                "checkpoints": {"uri": "file:///unused"},
+            }
+            | changes
+        )
+
+    return configure
