@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -27,6 +28,7 @@ HEARTBEAT_SECONDS = 20.0
 STALLED_QUEUE_SECONDS = 90.0
 STALLED_WATCH_SECONDS = 90.0
 _SELECTOR = f"{MANAGED_LABEL}={MANAGER}"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _log = logging.getLogger(__name__)
 
 
@@ -163,4 +165,13 @@ class _Backoffs:
 
 
 def _login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    # Kopf's own in-cluster login asks DNS for the API server, which a cluster need not have; its address is given.
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST"), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    if host and (_ACCOUNT / "token").exists():
+        return kopf.ConnectionInfo(
+            server=f"https://{f'[{host}]' if ':' in host else host}:{port}",
+            ca_path=str(_ACCOUNT / "ca.crt"),
+            scheme="Bearer",
+            token=(_ACCOUNT / "token").read_text().strip(),
+        )
+    return kopf.login_with_kubeconfig(**kwargs)

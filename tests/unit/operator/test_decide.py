@@ -3,10 +3,10 @@
 from dataclasses import replace
 
 import pytest
-
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.world import Job, World
 from skywork_trainer.config import AgentPhase, AgentStatus, Failure, Role
+
 from tests.unit.operator.build import (
     NOW,
     condition,
@@ -216,8 +216,6 @@ def test_a_world_grows_by_draining_when_a_node_comes_back() -> None:
 
 
 def test_the_reason_a_pod_cannot_run_is_in_the_running_condition() -> None:
-    blocked = replace(
-        pod(1), phase="Pending", agent=None, blocked=("ImagePullBackOff", "the image cannot be pulled")
-    )
+    blocked = replace(pod(1), phase="Pending", agent=None, blocked=("ImagePullBackOff", "the image cannot be pulled"))
     status = status_after(world(pod(0), blocked))
     assert condition(status, "Running") == ("False", "ImagePullBackOff")

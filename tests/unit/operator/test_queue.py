@@ -3,7 +3,6 @@
 import asyncio
 
 import pytest
-
 from skywork_operator.queue import WorkQueue, work
 
 
@@ -47,9 +46,7 @@ async def test_a_failing_key_comes_back_with_growing_pauses_and_others_go_on() -
             enough.set()
         return None
 
-    worker = asyncio.create_task(
-        work(queue, reconcile, failed=lambda k, e, p: pauses.append(p), pass_limit_seconds=5)
-    )
+    worker = asyncio.create_task(work(queue, reconcile, failed=lambda k, e, p: pauses.append(p), pass_limit_seconds=5))
     queue.add("bad")
     queue.add("good")
     await asyncio.wait_for(enough.wait(), 5)

@@ -1,0 +1,34 @@
+"""A worker that does what a file in its state folder says: real processes for the agent's tests."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from skywork_trainer.config import Failure, Place, RunConfig
+
+
+def preload() -> None:
+    """Nothing to import."""
+
+
+def run(config: RunConfig, place: Place) -> int:
+    asked = []
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+    folder = place.state_dir
+    (folder / f"started-{place.local_rank}").write_text(f"{os.getpid()} {place.rank} {place.world_size}")
+    order = Path(os.environ["FAKE_WORKER_ORDERS"]) / str(place.generation)
+    while True:
+        if asked:
+            if not (Path(os.environ["FAKE_WORKER_ORDERS"]) / "deaf").exists():
+                (folder / f"saved-{place.local_rank}").touch()
+                return 75
+        if order.exists():
+            words = order.read_text().split()
+            if words[0] == "exit" and (len(words) < 3 or int(words[2]) == place.local_rank):
+                return int(words[1])
+            if words[0] == "fail" and int(words[1]) == place.local_rank:
+                failure = Failure(time=time.time(), rank=place.rank, reason="AppError", message="ValueError: bad shape")
+                (folder / f"failure-{place.local_rank}.json").write_text(failure.model_dump_json())
+                return 1
+        time.sleep(0.01)
