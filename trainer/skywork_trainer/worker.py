@@ -70,6 +70,9 @@ def run(config: RunConfig, place: Place) -> int:
     Call it from the main thread; leave the process by os._exit with the code: threads of the data path and of the
     process group may still be there.
     """
+    # c10d looks every peer's address up backwards, only to name it in logs. With a name server that does not answer
+    # each look-up takes 10 s by default; here, and only where nobody chose otherwise, 2 s.
+    os.environ.setdefault("RES_OPTIONS", "timeout:1 attempts:2")
     leave = LeaveRequest()
     leave.install()
     try:
