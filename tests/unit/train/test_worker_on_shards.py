@@ -7,6 +7,7 @@ from pathlib import Path
 from skywork_trainer.checkpoint.history import audit
 from skywork_trainer.config import EXIT_CONFIG, Failure, Progress, RunConfig, Source, Validation
 from skywork_trainer.storage import open_store
+
 from tests.unit.train.world import MODEL, TOKENS_PER_STEP, done, place, run_config, start
 
 
