@@ -23,7 +23,8 @@ stamp=.venv/.synced
 if [ ! -e "$stamp" ] || [ uv.lock -nt "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
   echo "setup: installing the locked Python packages into .venv (torch alone is several gigabytes the first time)"
   started=$SECONDS
-  "$uv" sync --quiet --frozen --all-extras --python "$python"
+  # Compiled now, because pods mount the packages read-only: each of them would compile torch anew at every start.
+  "$uv" sync --quiet --frozen --all-extras --compile-bytecode --python "$python"
   touch "$stamp"
   echo "setup: done in $((SECONDS - started)) s"
 fi

@@ -58,7 +58,8 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
             f"--service-account-issuer={server}", f"--service-account-key-file={pki.folder}/sa.pub",
             f"--service-account-signing-key-file={pki.folder}/sa.key", f"--service-cluster-ip-range={SERVICE_NETWORK}",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
-            *(["--endpoint-reconciler-type=none"] if address.startswith("127.") else [f"--advertise-address={address}"]),
+            # A loopback address cannot be the endpoint of the kubernetes Service, and a test needs none.
+            "--endpoint-reconciler-type=none" if address.startswith("127.") else f"--advertise-address={address}",
             "--default-not-ready-toleration-seconds=5", "--default-unreachable-toleration-seconds=5",
         ],
         logs,

@@ -44,7 +44,7 @@ class Place:
         return f"10.244.{self.number}.0/24"
 
     def inside(self, *command: str) -> list[str]:
-        """`command` in the node's network. Not by `ip netns exec`, which mounts a fresh /sys and so hides the cgroups."""
+        """`command` in the node's network; not by `ip netns exec`, whose fresh /sys would hide the cgroups."""
         return ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
 
 

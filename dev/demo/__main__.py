@@ -36,7 +36,7 @@ def main() -> int:
     environment = named_cluster(context) if context else development_cluster(view.headline)
     try:
         return _demo(environment, view, options.output)
-    except (CommandError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (CommandError, RuntimeError, OSError, subprocess.SubprocessError) as error:
         view.headline(f"the demo failed: {error}")
         _explain(environment)
         return 1
@@ -58,9 +58,11 @@ def _demo(environment: Environment, view: View, output: Path) -> int:
     view.headline("installing the operator with Helm")
     install.make_namespace(kube, RUN_NAMESPACE, storage, hostpath=environment.overlay.command_prefix != "")
     install.install_chart(kube, environment.overlay)
-    with Prometheus(environment.prometheus_kubeconfig, output / "prometheus") as prometheus:
+    with Prometheus(kube, output / "prometheus") as prometheus:
         view.headline("kubectl apply -f manifests/demo.yaml")
-        kube.run("delete", "skyworkrun", "-n", RUN_NAMESPACE, RUN, "--ignore-not-found")
+        kube.run("delete", "skyworkrun", "-n", RUN_NAMESPACE, RUN, "--ignore-not-found", "--cascade=foreground")
+        if install.forget_run(storage, f"runs/{RUN}/"):
+            view.headline("removed the checkpoints of an earlier demo, whose end this one would have gone on from")
         kube.apply(yaml.safe_load((ROOT / "manifests/demo.yaml").read_text()))
         done = _disturb(environment, view)
         run = _wait_finished(environment, view)

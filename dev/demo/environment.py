@@ -21,7 +21,6 @@ class Environment:
     kube: Kube
     storage: Storage
     overlay: Overlay
-    prometheus_kubeconfig: Path
     cache: Path
     down: Callable[[], None]
 
@@ -43,7 +42,6 @@ def development_cluster(say: Callable[[str], None]) -> Environment:
         kube=kube,
         storage=storage,
         overlay=Overlay(**pod_overlay()),
-        prometheus_kubeconfig=kubeconfig,
         cache=cache(),
         down=lambda: lifecycle.down(say),
     )
@@ -58,8 +56,8 @@ def named_cluster(context: str) -> Environment:
     missing = [name for name in needed if not os.environ.get(name)]
     if missing:
         raise RuntimeError(
-            f"KUBECONTEXT={context} needs {', '.join(missing)} as well: an image with this package that the cluster can "
-            "pull, and object storage that both its pods and this machine can reach"
+            f"KUBECONTEXT={context} needs {', '.join(missing)} as well: an image with this package that the "
+            "cluster can pull, and object storage that both its pods and this machine can reach"
         )
     storage = Storage(
         endpoint=os.environ["AWS_ENDPOINT_URL"],
@@ -67,12 +65,10 @@ def named_cluster(context: str) -> Environment:
         secret_key=os.environ["AWS_SECRET_ACCESS_KEY"],
         region=os.environ.get("AWS_REGION", "us-east-1"),
     )
-    kubeconfig = Path(os.environ.get("KUBECONFIG", str(Path.home() / ".kube/config")))
     return Environment(
         kube=Kube(context=context),
         storage=storage,
         overlay=Overlay(image=os.environ["SKYWORK_IMAGE"]),
-        prometheus_kubeconfig=kubeconfig,
         cache=cache(),
         down=lambda: None,
     )

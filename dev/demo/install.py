@@ -108,13 +108,12 @@ def make_namespace(kube: Kube, name: str, storage: Storage, *, hostpath: bool) -
     )
 
 
-def make_bucket(storage: Storage, bucket: str = BUCKET) -> None:
-    """Create the bucket unless it is there."""
+def s3_client(storage: Storage) -> Any:
+    """A boto3 client of the storage."""
     import boto3
     from botocore.config import Config
-    from botocore.exceptions import ClientError
 
-    client = boto3.client(
+    return boto3.client(
         "s3",
         endpoint_url=storage.endpoint,
         aws_access_key_id=storage.access_key,
@@ -122,6 +121,23 @@ def make_bucket(storage: Storage, bucket: str = BUCKET) -> None:
         region_name=storage.region,
         config=Config(s3={"addressing_style": "path"}),
     )
+
+
+def forget_run(storage: Storage, prefix: str, bucket: str = BUCKET) -> int:
+    """Remove what an earlier demo left of its run, which would otherwise simply go on; number of objects removed."""
+    client = s3_client(storage)
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+    for key in keys:
+        client.delete_object(Bucket=bucket, Key=key)
+    return len(keys)
+
+
+def make_bucket(storage: Storage, bucket: str = BUCKET) -> None:
+    """Create the bucket unless it is there."""
+    from botocore.exceptions import ClientError
+
+    client = s3_client(storage)
     try:
         client.create_bucket(Bucket=bucket)
     except ClientError as error:
@@ -133,11 +149,8 @@ def prepare_data(storage: Storage, corpus: Path, bucket: str = BUCKET) -> None:
     """Train the tokenizer and write the shards of every source and domain; what is there already is left alone."""
     environment = {**os.environ, **storage.environment()}
     tokenizer = f"s3://{bucket}/data/tokenizer"
-    _skywork(
-        ["tokenizer", "train", "--vocab-size", str(VOCABULARY), "--output", tokenizer]
-        + ["--input", str(corpus / "main.jsonl"), str(corpus / "stem.jsonl")],
-        environment,
-    )
+    texts = ["--input", str(corpus / "main.jsonl"), str(corpus / "stem.jsonl")]
+    _skywork(["tokenizer", "train", "--vocab-size", str(VOCABULARY), "--output", tokenizer, *texts], environment)
     for source in SOURCES:
         uri = f"s3://{bucket}/data/{source}"
         arguments = ["--input", str(corpus / f"{source}.jsonl"), "--tokenizer", tokenizer, "--output", uri]

@@ -246,10 +246,8 @@ def _form_world(draft: _Draft, world: World, stage: str, generation: membership.
     if chosen is None:
         _say_why_waiting(draft, world, stage)
         return draft.plan(requeue_after_seconds=POLL_SECONDS)
-    number = max(draft.status.generation, generation.number)
-    # A number that is in the status but on no pod was never delivered: it is used, not skipped.
-    if number == generation.number:
-        number += 1
+    # Never a number that was handed out before, not even one that died with its pass: some pod may have seen it.
+    number = max(draft.status.generation, generation.number) + 1
     return _new_generation(draft, chosen, number, drain=False)
 
 

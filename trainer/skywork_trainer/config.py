@@ -264,6 +264,10 @@ class DomainLoss(_Frozen):
     step: int
 
 
+PEER_LOST = "PeerLost"
+"""Reason of a worker that failed only because another one had."""
+
+
 class Failure(_Frozen):
     """Root cause of a worker's end, as the worker wrote it or as its exit status tells."""
 
@@ -271,7 +275,7 @@ class Failure(_Frozen):
     """Unix seconds; the earliest of a generation is the cause, the others followed."""
     rank: int
     reason: str
-    """CamelCase: AppError, Killed, StorageUnreachable, TokenizerMismatch, CheckpointMismatch, SourceInvalid, ..."""
+    """CamelCase: AppError, Killed, PeerLost, StorageUnreachable, TokenizerMismatch, CheckpointMismatch, ..."""
     message: str
     retryable: bool = True
 

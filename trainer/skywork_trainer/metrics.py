@@ -29,7 +29,8 @@ class Reporter:
 
     def __init__(self, config: RunConfig, place: Place) -> None:
         self._config, self._place = config, place
-        self._values = Progress(checkpoint_uri=config.checkpoints.uri)
+        self._folder = config.checkpoints.uri.rstrip("/") + "/checkpoints"
+        self._values = Progress()
         self._registry = CollectorRegistry()
         self._labels = {"namespace": config.namespace, "run": config.run, "stage": config.stage}
         self._counted: dict[tuple[str, ...], float] = {}
@@ -81,6 +82,7 @@ class Reporter:
             tokens=step * self._config.global_batch_tokens,
             checkpoint=checkpoint,
             checkpoint_step=step if checkpoint else 0,
+            checkpoint_uri=f"{self._folder}/{checkpoint}" if checkpoint else "",
             checkpoint_time=created,
             resumed_from=checkpoint,
         )
@@ -118,7 +120,12 @@ class Reporter:
         """Report a committed checkpoint."""
         self._saved.labels(**self._labels).set(created)
         self._save_seconds.labels(**self._labels).set(seconds)
-        self._update(checkpoint=checkpoint, checkpoint_step=step, checkpoint_time=created)
+        self._update(
+            checkpoint=checkpoint,
+            checkpoint_step=step,
+            checkpoint_uri=f"{self._folder}/{checkpoint}",
+            checkpoint_time=created,
+        )
 
     def flush(self) -> None:
         """Write everything now: the last word of a generation must not fall to throttling."""

@@ -122,6 +122,7 @@ def _structural(model: type[BaseModel]) -> dict[str, Any]:
 
 def render() -> str:
     """The CRD as YAML, with a head line that says where it comes from."""
+
     # PyYAML leaves 1e-8 bare, which Kubernetes' YAML 1.2 reads as a number: the default would change its type.
     class Quoted(yaml.SafeDumper):
         pass

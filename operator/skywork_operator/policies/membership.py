@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skywork_trainer.config import AgentPhase, Failure, Membership, Role
+from skywork_trainer.config import PEER_LOST, AgentPhase, Failure, Membership, Role
 
 from skywork_operator.world import Pod
 
@@ -21,7 +21,7 @@ class Generation:
     intact: bool
     """Every place is held by a pod that trains, or that has finished."""
     failure: Failure | None
-    """Earliest failure of its workers."""
+    """Root cause: the earliest failure of its workers."""
     lost: tuple[str, ...]
     """Names of members that ended or are being deleted before they were done."""
 
@@ -39,7 +39,8 @@ def observe_generation(pods: Sequence[Pod]) -> Generation:
         number=number,
         nodes=nodes,
         intact=bool(members) and places == set(range(nodes)) and not failures and not lost,
-        failure=min(failures, key=lambda f: f.time, default=None),
+        # A worker that lost its peer only echoes what ended the peer, and may well say so first.
+        failure=min(failures, key=lambda f: (f.reason == PEER_LOST, f.time), default=None),
         lost=lost,
     )
 

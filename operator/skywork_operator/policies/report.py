@@ -54,7 +54,10 @@ def with_stage(status: SkyworkRunStatus, record: StageStatus) -> SkyworkRunStatu
 def with_progress(status: SkyworkRunStatus, words: AgentStatus, run: Run, stage: str) -> SkyworkRunStatus:
     """The status with what rank 0 reports."""
     progress = words.progress
+    # Before it has restored a checkpoint the trainer knows no step, and 0 would look like everything were lost.
     if progress is None or words.generation < status.generation:
+        return status
+    if progress.step == 0 and progress.section in ("init", "restore"):
         return status
     config = run_config(run, run.spec.stages[-1].name)
     names = [s.name for s in run.spec.stages]

@@ -19,10 +19,9 @@ def run(config: RunConfig, place: Place) -> int:
     (folder / f"started-{place.local_rank}").write_text(f"{os.getpid()} {place.rank} {place.world_size}")
     order = Path(os.environ["FAKE_WORKER_ORDERS"]) / str(place.generation)
     while True:
-        if asked:
-            if not (Path(os.environ["FAKE_WORKER_ORDERS"]) / "deaf").exists():
-                (folder / f"saved-{place.local_rank}").touch()
-                return 75
+        if asked and not (Path(os.environ["FAKE_WORKER_ORDERS"]) / "deaf").exists():
+            (folder / f"saved-{place.local_rank}").touch()
+            return 75
         if order.exists():
             words = order.read_text().split()
             if words[0] == "exit" and (len(words) < 3 or int(words[2]) == place.local_rank):

@@ -30,13 +30,19 @@ def test_epochs_seeds_and_sources_have_orders_of_their_own() -> None:
     assert first(0, "a", 1) == first(0, "a", 1)
 
 
-def test_neighbouring_draws_stay_in_one_block_so_that_a_fetched_shard_is_used() -> None:
-    order = Order(seed=3, source="main", size=BLOCK_SEQUENCES * 40)
+def test_neighbouring_draws_of_a_large_source_stay_in_one_block_so_that_a_fetched_shard_is_used() -> None:
+    order = Order(seed=3, source="main", size=BLOCK_SEQUENCES * 4096)
     blocks = [order.locate(i)[1] // BLOCK_SEQUENCES for i in range(BLOCK_SEQUENCES * 2)]
     assert len(set(blocks[:BLOCK_SEQUENCES])) == 1
     assert len(set(blocks)) == 2
 
 
+def test_neighbouring_draws_of_a_small_source_come_from_all_over_it_so_that_a_batch_is_mixed() -> None:
+    order = Order(seed=3, source="main", size=20_000)
+    tenths = {order.locate(i)[1] // 2000 for i in range(100)}
+    assert len(tenths) == 10
+
+
 def test_the_order_of_a_seed_never_changes_between_releases() -> None:
     order = Order(seed=0, source="main", size=1000)
-    assert [order.locate(i)[1] for i in range(6)] == [398, 271, 352, 479, 488, 409]
+    assert [order.locate(i)[1] for i in range(6)] == [243, 53, 938, 746, 930, 527]

@@ -95,6 +95,12 @@ def test_the_cause_of_a_generation_s_end_is_its_earliest_failure() -> None:
     assert [r.reason for r in decided.status.restarts.by_reason] == ["Killed"]
 
 
+def test_a_peer_s_echo_is_not_the_cause_even_when_it_comes_first() -> None:
+    peers = [failed(0, 1, reason="PeerLost", time=NOW - 2), failed(1, 1, reason="Killed", time=NOW - 1)]
+    decided = plan(world(*peers, pod(2, generation=1), status=training()))
+    assert [r.reason for r in decided.status.restarts.by_reason] == ["Killed"]
+
+
 def test_a_deleted_pod_is_waited_for_and_does_not_use_up_the_budget() -> None:
     gone = pod(1, generation=1, terminating=True)
     decided = plan(world(pod(0, generation=1), gone, pod(2, generation=1), status=training()))
@@ -113,7 +119,7 @@ def test_a_pass_that_died_after_its_status_write_is_not_counted_twice() -> None:
     written = plan(seen).status
     repeated = plan(replace(seen, run=replace(seen.run, status=written)))
     assert repeated.status.restarts == written.restarts
-    assert {w.generation for _, w in repeated.memberships} == {2}
+    assert {w.generation for _, w in repeated.memberships} == {3}, "a number is never handed out twice"
 
 
 def test_a_membership_that_reached_only_some_pods_is_superseded() -> None:
@@ -125,18 +131,20 @@ def test_a_membership_that_reached_only_some_pods_is_superseded() -> None:
 
 
 def test_failures_in_a_row_without_a_new_checkpoint_end_the_run_and_free_its_nodes() -> None:
-    status = training()
-    now = NOW
-    for generation in range(1, 8):
-        pods = [pod(0, generation=generation), failed(1, generation), pod(2, generation=generation)]
-        decided = plan(world(*pods, status=status, failurePolicy={"restartsWithoutProgress": 5}), now)
-        status = decided.status
-        now += 100
+    policy = {"restartsWithoutProgress": 5}
+    status, generation, ended = training(), 1, 0
+    for now in range(int(NOW), int(NOW) + 10_000, 100):
+        broken = [pod(0, generation=generation), failed(1, generation), pod(2, generation=generation)]
+        decided = plan(world(*broken, status=status, failurePolicy=policy), now)
+        status, ended = decided.status, ended + 1
         if decided.suspend:
             break
-        decided = plan(world(*pods, status=status, failurePolicy={"restartsWithoutProgress": 5}), now)
-        status = decided.status
-    assert generation == 6
+        if not decided.memberships:
+            # The pause between restarts: the next pass finds the same pods, a while later.
+            decided = plan(world(*broken, status=status, failurePolicy=policy), now + 90)
+            status = decided.status
+        (generation,) = {word.generation for _, word in decided.memberships}
+    assert ended == 6
     assert condition(status, "Failed") == ("True", "Killed")
     assert decided.suspend == ("general",)
     assert status.state == "Failed"
@@ -162,6 +170,8 @@ def test_a_finished_stage_hands_over_to_the_next_one() -> None:
     (general, stem) = decided.status.stages
     assert (general.name, general.steps, general.completion_time is not None) == ("general", 100, True)
     assert (stem.name, stem.completion_time) == ("stem", None)
+    fresh = world(*[pod(i) for i in range(3)], status=decided.status, stage="stem")
+    assert {w.generation for _, w in plan(fresh).memberships} == {2}, "the next stage's world is a new generation"
     assert decided.status.step == 100
 
 
@@ -213,6 +223,13 @@ def test_a_world_grows_by_draining_when_a_node_comes_back() -> None:
     decided = plan(world(*members, pod(2), status=small), NOW + 200)
     assert [(w.rank, w.nodes, w.drain) for _, w in decided.memberships] == [(0, 3, True), (1, 3, True), (2, 3, True)]
     assert decided.status.restarts.total == 0
+
+
+def test_a_world_that_is_still_restoring_does_not_set_the_run_s_progress_back() -> None:
+    status = status_after(world(pod(0, generation=1, agent=progress(40)), pod(1), pod(2), status=training()))
+    restoring = progress(0, 2, section="restore", first_step_time=0.0, train_loss=None)
+    seen = world(pod(0, generation=2, agent=restoring), *[pod(i, generation=2) for i in (1, 2)], status=status)
+    assert status_after(seen).step == 40
 
 
 def test_the_reason_a_pod_cannot_run_is_in_the_running_condition() -> None:

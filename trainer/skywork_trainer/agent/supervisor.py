@@ -19,6 +19,7 @@ from skywork_trainer.agent.workers import Workers
 from skywork_trainer.config import (
     EXIT_DONE,
     EXIT_LEFT,
+    PEER_LOST,
     AgentPhase,
     AgentStatus,
     Failure,
@@ -197,7 +198,7 @@ class Supervisor:
             for (local, (when, code)), w in zip(broken.items(), written, strict=True)
             if w is None
         ]
-        self._failure = min(causes, key=lambda cause: cause.time)
+        self._failure = min(causes, key=lambda cause: (cause.reason == PEER_LOST, cause.time))
         self._exits.labels(self._failure.reason).inc()
         _log.error("%s: %s", self._failure.reason, self._failure.message)
 

@@ -56,12 +56,20 @@ def history_key(identity: str) -> str:
     return f"history/{identity}.json"
 
 
+_CAMEL = {
+    "samples_consumed": "samplesConsumed",
+    "samples_lost": "samplesLost",
+    "samples_repeated": "samplesRepeated",
+}
+
+
 @dataclass(frozen=True)
 class Audit:
     """The whole run behind the newest checkpoint, counted."""
 
     checkpoint: str
     steps: int
+    samples_consumed: int
     samples_lost: int
     samples_repeated: int
     losses: list[float]
@@ -69,8 +77,7 @@ class Audit:
     def to_json(self) -> dict[str, object]:
         """Return the audit with camelCase keys."""
         values = asdict(self)
-        values["samplesLost"], values["samplesRepeated"] = values.pop("samples_lost"), values.pop("samples_repeated")
-        return values
+        return {_CAMEL.get(key, key): value for key, value in values.items()}
 
 
 def audit(store: Store) -> Audit:
@@ -80,9 +87,9 @@ def audit(store: Store) -> Audit:
     """
     identities = committed(store)
     if not identities:
-        return Audit("", 0, 0, 0, [])
+        return Audit("", 0, 0, 0, 0, [])
     newest = read_manifest(store, identities[-1])
-    lost = repeated = 0
+    consumed = lost = repeated = 0
     losses: list[Sequence[float]] = []
     identity, expected_end = newest.id, newest.step
     while identity:
@@ -96,6 +103,7 @@ def audit(store: Store) -> Audit:
         for runs in history.ranks:
             for start, stride, count in runs:
                 numbers = start + stride * np.arange(count, dtype=np.int64)
+                consumed += count
                 inside = (numbers >= low) & (numbers < high)
                 # A number outside these steps belongs to another link, which counts it as its own.
                 repeated += int((~inside).sum())
@@ -106,4 +114,4 @@ def audit(store: Store) -> Audit:
         identity, expected_end = history.parent, history.first_step
     lost += expected_end * (newest.global_batch_sequences)
     ordered = [loss for link in reversed(losses) for loss in link]
-    return Audit(newest.id, newest.step, lost, repeated, ordered)
+    return Audit(newest.id, newest.step, consumed, lost, repeated, ordered)

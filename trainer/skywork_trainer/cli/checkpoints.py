@@ -59,5 +59,6 @@ def _audit(arguments: argparse.Namespace) -> int:
         print(json.dumps(result.to_json()))
     else:
         print(f"checkpoint {result.checkpoint or '(none)'}: {result.steps} steps")
+        print(f"samples consumed {result.samples_consumed}")
         print(f"samples lost {result.samples_lost}, samples repeated {result.samples_repeated}")
     return 0 if not (result.samples_lost or result.samples_repeated) else 3

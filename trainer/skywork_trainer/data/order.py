@@ -9,6 +9,8 @@ from functools import lru_cache
 from math import isqrt
 
 BLOCK_SEQUENCES = 256
+"""Longest run of neighbours that stay together."""
+_LEAST_BLOCKS = 4096
 _ROUNDS = 6
 _WORD = (1 << 64) - 1
 
@@ -21,8 +23,10 @@ class Order:
             raise ValueError(f"a source needs at least one sequence, got {size}")
         self._identity = f"{seed}/{source}"
         self._size = size
-        self._blocks = -(-size // BLOCK_SEQUENCES)
-        self._block_size = min(size, BLOCK_SEQUENCES)
+        # A small source lies in few shards, which the cache holds anyway: there short blocks cost nothing, while long
+        # ones would fill whole batches from one document.
+        self._block_size = min(max(size // _LEAST_BLOCKS, 1), BLOCK_SEQUENCES)
+        self._blocks = -(-size // self._block_size)
         self._key_of = lru_cache(maxsize=4)(self._epoch_key)
 
     def locate(self, nth: int) -> tuple[int, int]:
