@@ -68,7 +68,7 @@ def _demo(environment: Environment, view: View, output: Path) -> int:
         run = _wait_finished(environment, view)
         losses = _losses_in_prometheus(prometheus)
     audit = _audit(environment, run)
-    report = build_report(run, done, audit, losses, view.elapsed_seconds())
+    report = build_report(run, done, audit, losses, view.curves, view.elapsed_seconds())
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     view.headline(f"report: {output / 'report.json'}")
@@ -95,7 +95,7 @@ def _disturb(environment: Environment, view: View) -> list[Fault]:
             RUN,
             generation=status["generation"],
             timeout_seconds=RECOVERY_SECONDS,
-            tick=lambda: None,
+            tick=lambda: view.show(environment.kube.get("skyworkrun", "-n", RUN_NAMESPACE, RUN)),
         )
         view.headline(f"trains again {again - started:.1f} s after the fault")
         step = status["step"]

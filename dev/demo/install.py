@@ -1,6 +1,7 @@
 """Puts the product and the demo's data in place: chart, namespace, credentials, tokenizer, shards."""
 
 import base64
+import hashlib
 import json
 import os
 import subprocess
@@ -75,7 +76,16 @@ class Overlay:
             values["image"]["pullPolicy"] = "Never"
             values["command"] = [f"{self.command_prefix}/skywork-operator"]
             values |= {"volumes": self.volumes, "volumeMounts": self.mounts, "env": self.env}
+            # The code is mounted, not built into an image: only this tells Helm that it has changed.
+            values["podAnnotations"] = {"skywork.dev/code": _code_digest()}
         return values
+
+
+def _code_digest() -> str:
+    digest = hashlib.sha256()
+    for path in [*sorted((ROOT / "operator").rglob("*.py")), ROOT / "trainer/skywork_trainer/config.py"]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def install_chart(kube: Kube, overlay: Overlay, extra: Mapping[str, Any] | None = None) -> None:

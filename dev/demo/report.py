@@ -9,11 +9,32 @@ from rich.table import Table
 from dev.demo.faults import Fault
 
 
+class Curves:
+    """Validation losses by domain and step, as the run's status showed them while it was watched."""
+
+    def __init__(self) -> None:
+        self._losses: dict[str, dict[int, float]] = {}
+
+    def note(self, run: dict[str, Any]) -> None:
+        """Take in the newest losses of a status."""
+        for said in run.get("status", {}).get("validationLoss", []):
+            self._losses.setdefault(said["domain"], {})[said["step"]] = float(said["loss"])
+
+    def fall_per_100_steps(self, domain: str, first: int, last: int) -> float | None:
+        """Fall of a domain's loss from the first to the last validation in [first, last]; None with fewer than two."""
+        inside = sorted((s, v) for s, v in self._losses.get(domain, {}).items() if first <= s <= last)
+        if len(inside) < 2:
+            return None
+        (start, high), (end, low) = inside[0], inside[-1]
+        return round(100 * (high - low) / (end - start), 4)
+
+
 def build_report(
     run: dict[str, Any],
     faults: Sequence[Fault],
     audit: dict[str, Any],
     prometheus: dict[str, float],
+    curves: Curves,
     wall_seconds: float,
 ) -> dict[str, Any]:
     """The figures of a finished run, from its status, the audit of its consumed sequences, and Prometheus."""
@@ -27,7 +48,21 @@ def build_report(
         "samplesRepeated": audit["samplesRepeated"],
         "samplesConsumed": audit["samplesConsumed"],
         "prometheusValidationLoss": prometheus,
+        "fallPer100Steps": _falls(status["stages"], curves),
         "wallSeconds": round(wall_seconds, 1),
+    }
+
+
+def _falls(stages: list[dict[str, Any]], curves: Curves) -> dict[str, dict[str, float | None]]:
+    """How fast each domain fell in the last third of the first stage, and over the second."""
+    first, second = stages[0]["steps"], stages[1]["steps"]
+    domains = [entry["domain"] for entry in stages[0].get("validationLoss", [])]
+    return {
+        domain: {
+            stages[0]["name"] + "End": curves.fall_per_100_steps(domain, first - first // 3 - 1, first),
+            stages[1]["name"]: curves.fall_per_100_steps(domain, first, first + second),
+        }
+        for domain in domains
     }
 
 
@@ -57,6 +92,13 @@ def print_report(report: dict[str, Any]) -> None:
         cells = [f"{loss['start']:.3f} → {loss['end']:.3f}" for loss in losses]
         table.add_row(stage["name"], str(stage["steps"]), f"{stage['tokens']:,}", mixture, *cells)
     console.print(table)
+    rates = Table(title="Fall of the validation loss per 100 steps")
+    rates.add_column("domain")
+    for heading in next(iter(report["fallPer100Steps"].values()), {}):
+        rates.add_column(heading, justify="right")
+    for domain, falls in report["fallPer100Steps"].items():
+        rates.add_row(domain, *("-" if fall is None else f"{fall:.3f}" for fall in falls.values()))
+    console.print(rates)
     faults = Table(title="Faults")
     for heading in ("what was done", "stage", "at step", "seconds until the next step"):
         faults.add_column(heading, justify="left" if heading == "what was done" else "right")

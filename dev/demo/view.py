@@ -4,6 +4,8 @@ import sys
 import time
 from typing import Any
 
+from dev.demo.report import Curves
+
 _LOG_EVERY_SECONDS = 10.0
 
 
@@ -11,6 +13,7 @@ class View:
     """Prints where the run stands, and headlines above it."""
 
     def __init__(self) -> None:
+        self.curves = Curves()
         self._started = time.monotonic()
         self._last = 0.0
         self._terminal = sys.stdout.isatty()
@@ -27,6 +30,7 @@ class View:
 
     def show(self, run: dict[str, Any]) -> None:
         """Redraw the run's line from its status."""
+        self.curves.note(run)
         now = time.monotonic()
         if now - self._last < (0.5 if self._terminal else _LOG_EVERY_SECONDS):
             return
