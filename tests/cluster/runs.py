@@ -4,14 +4,13 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from dev.demo import faults, install
 from dev.demo.environment import Environment
 from dev.demo.install import RUN_NAMESPACE
+from tests.waiting import until
 
 BATCH_TOKENS = 3072
 
@@ -62,17 +61,6 @@ def get(environment: Environment, name: str) -> dict[str, Any]:
     """The run's status."""
     status: dict[str, Any] = environment.kube.get("skyworkrun", "-n", RUN_NAMESPACE, name).get("status", {})
     return status
-
-
-def until(what: Callable[[], Any], seconds: float = 180, pause_seconds: float = 0.3) -> Any:
-    """First true value of `what`."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = what()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"not true within {seconds:.0f} s"
-        time.sleep(pause_seconds)
 
 
 def at_step(environment: Environment, name: str, step: int) -> dict[str, Any]:

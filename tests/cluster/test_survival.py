@@ -6,6 +6,7 @@ from dev.demo import faults, install
 from dev.demo.environment import Environment
 from dev.demo.install import RUN_NAMESPACE
 from tests.cluster import runs
+from tests.waiting import until
 
 STEPS = 60
 
@@ -29,7 +30,7 @@ def test_a_killed_worker_costs_no_sample_and_the_losses_are_those_of_the_undistu
     before = runs.at_step(environment, "killed", STEPS // 3)
     members = runs.pods(environment, "killed")
     faults.kill_worker(environment.kube, RUN_NAMESPACE, members[1])
-    after = runs.until(lambda: (s := runs.get(environment, "killed")).get("generation", 0) > before["generation"] and s)
+    after = until(lambda: (s := runs.get(environment, "killed")).get("generation", 0) > before["generation"] and s)
     assert [p["metadata"]["uid"] for p in runs.pods(environment, "killed")] == [p["metadata"]["uid"] for p in members]
     assert {r["reason"] for r in after["restarts"]["byReason"]} == {"Killed"}
     runs.finished(environment, "killed")
@@ -49,7 +50,7 @@ def test_a_killed_operator_is_not_noticed_by_training_and_its_successor_touches_
     operators = ["pods", "-n", install.OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=skywork-operator"]
     old = {p["metadata"]["uid"] for p in kube.items(*operators)}
     kube.run("delete", *operators, "--force", "--grace-period=0")
-    runs.until(
+    until(
         lambda: [
             p
             for p in kube.items(*operators)
@@ -57,7 +58,7 @@ def test_a_killed_operator_is_not_noticed_by_training_and_its_successor_touches_
             and all(c["ready"] for c in p["status"].get("containerStatuses", [{"ready": False}]))
         ]
     )
-    after = runs.until(lambda: (s := runs.get(environment, "orphaned")).get("step", 0) > before["step"] + 10 and s)
+    after = until(lambda: (s := runs.get(environment, "orphaned")).get("step", 0) > before["step"] + 10 and s)
     assert after["generation"] == before["generation"]
     assert after["restarts"]["total"] == 0
     assert {p["metadata"]["uid"]: p["metadata"]["annotations"] for p in runs.pods(environment, "orphaned")} == members
@@ -69,7 +70,7 @@ def test_a_run_deleted_and_applied_again_goes_on_from_its_checkpoints(
 ) -> None:
     run = runs.manifest("again", steps=STEPS)
     runs.start(environment, run)
-    runs.until(lambda: runs.get(environment, "again").get("lastCheckpoint", {}).get("step", 0) >= STEPS // 4)
+    until(lambda: runs.get(environment, "again").get("lastCheckpoint", {}).get("step", 0) >= STEPS // 4)
     runs.remove(environment, "again")
     runs.start(environment, run, fresh=False)
     runs.finished(environment, "again")
@@ -82,7 +83,7 @@ def test_a_run_deleted_and_applied_again_goes_on_from_its_checkpoints(
 def test_pods_are_hardened_and_hostpath_is_all_that_pod_security_objects_to(environment: Environment) -> None:
     kube = environment.kube
     runs.start(environment, runs.manifest("hardened", steps=500, nodes=1))
-    pod = runs.until(lambda: [p for p in runs.pods(environment, "hardened") if p["status"]["phase"] == "Running"])[0]
+    pod = until(lambda: [p for p in runs.pods(environment, "hardened") if p["status"]["phase"] == "Running"])[0]
     name = pod["metadata"]["name"]
     # The worker container has no shell of its own kind to rely on; python is what it is sure to have.
     python = pod["spec"]["containers"][0]["command"][0].rsplit("/", 1)[0] + "/python"

@@ -1,33 +1,25 @@
 """The agent with real processes, real signals and real HTTP."""
 
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from skywork_trainer.config import AgentStatus, Membership, Role
 
+from tests import waiting
 from tests.unit.train_config import run_config
 
-
-def until(what: Callable[[], Any], seconds: float = 20) -> Any:
-    """First true value of `what`; fails when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        value = what()
-        if value:
-            return value
-        assert time.monotonic() < deadline, f"never true: {what}"
-        time.sleep(0.01)
+until = functools.partial(waiting.until, seconds=20, pause_seconds=0.01)
 
 
 class Agent:
