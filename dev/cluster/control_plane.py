@@ -1,5 +1,6 @@
 """etcd, API server, controller manager and scheduler, for the cluster or, without nodes, for tests."""
 
+import shutil
 import socket
 import ssl
 import urllib.error
@@ -37,7 +38,7 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
     certificate, key = pki.issue("apiserver", user="kube-apiserver", hosts=hosts)
     client, client_key = pki.issue("apiserver-kubelet", user="kube-apiserver", group="system:masters")
     logs = folder / "control-plane"
-    processes.start(
+    etcd = processes.start(
         "etcd",
         [
             str(binaries / "etcd"), f"--data-dir={folder}/etcd", "--unsafe-no-fsync", "--log-level=warn",
@@ -46,7 +47,7 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
         ],
         logs,
     )  # fmt: skip
-    processes.start(
+    api = processes.start(
         "kube-apiserver",
         [
             str(binaries / "kube-apiserver"), f"--etcd-servers=http://127.0.0.1:{first.etcd}",
@@ -65,7 +66,9 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
         logs,
     )  # fmt: skip
     admin = pki.kubeconfig(folder / "kubeconfig", user="admin", group="system:masters")
-    processes.wait("the API server", lambda: _ready(server, pki), 60, logs / "kube-apiserver.log")
+    # Without etcd the API server only waits, so etcd's end is looked at through its own log.
+    processes.wait("etcd", lambda: _listens(first.etcd), 30, logs / "etcd.log", etcd)
+    processes.wait("the API server", lambda: _ready(server, pki), 60, logs / "kube-apiserver.log", api)
     manager = pki.kubeconfig(folder / "pki/manager.kubeconfig", user="system:kube-controller-manager")
     processes.start(
         "kube-controller-manager",
@@ -96,11 +99,19 @@ def stop_control_plane(folder: Path) -> None:
         processes.kill([pid for key, pid in running.items() if key.endswith(f"control-plane/{name}")])
 
 
+def remove_control_plane(folder: Path) -> None:
+    """Stop the lone control plane in `folder` and delete what it wrote there, and nothing else."""
+    stop_control_plane(folder)
+    for name in ("control-plane", "etcd", "pki"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "kubeconfig").unlink(missing_ok=True)
+
+
 @contextmanager
-def control_plane(folder: Path, binaries: Path) -> Iterator[ControlPlane]:
+def control_plane(folder: Path, binaries: Path, *, ports: int = 0) -> Iterator[ControlPlane]:
     """A private control plane without nodes on loopback, for tests; gone when the context ends."""
     try:
-        yield start_control_plane(folder, binaries)
+        yield start_control_plane(folder, binaries, ports=ports)
     finally:
         stop_control_plane(folder)
 
@@ -117,6 +128,14 @@ class _Ports:
             for one in held:
                 one.close()
         self.api, self.etcd, self.peer, self.manager, self.scheduler = numbers
+
+
+def _listens(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 def _ready(server: str, pki: Pki) -> bool:

@@ -47,12 +47,22 @@ def import_image(archive: bytes, *, ctr: Path, socket: Path) -> None:
         raise RuntimeError(f"importing an image failed: {ended.stderr.decode().strip()}")
 
 
-def pod_overlay() -> dict[str, Any]:
-    """What a pod of the development image needs in order to run this checkout's code."""
+def _folders() -> list[str]:
     folders = ["/usr", sys.base_prefix, str(ROOT / ".venv"), str(ROOT / "operator"), str(ROOT / "trainer")]
     # A folder inside one that is mounted already (a system interpreter lies in /usr) needs no mount of its own.
-    kept = [f for f in dict.fromkeys(folders) if not any(f != g and f.startswith(g + "/") for g in folders)]
-    names = {folder: f"code-{index}" for index, folder in enumerate(kept)}
+    return [f for f in dict.fromkeys(folders) if not any(f != g and f.startswith(g + "/") for g in folders)]
+
+
+def unreadable() -> list[Path]:
+    """Mounted folders, and the interpreter, that an unprivileged pod could not read; those above do not matter."""
+    interpreter = Path(sys.executable).resolve()
+    looked_at = [*map(Path, _folders()), interpreter, interpreter.parent, ROOT / ".venv/bin"]
+    return [path for path in looked_at if path.stat().st_mode & 0o005 != 0o005]
+
+
+def pod_overlay() -> dict[str, Any]:
+    """What a pod of the development image needs in order to run this checkout's code."""
+    names = {folder: f"code-{index}" for index, folder in enumerate(_folders())}
     # The packages live in an editable install, which finds the sources by their path in this checkout.
     return {
         "image": DEVELOPMENT,

@@ -10,6 +10,8 @@ from dev.cluster.paths import PREFIX
 BRIDGE = f"{PREFIX}0"
 HOST_ADDRESS = "10.99.0.1"
 POD_NETWORK = "10.244.0.0/16"
+_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
+_FORWARDING_WAS_OFF = "ip-forward-was-off"
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,21 @@ class Place:
         return ["nsenter", f"--net=/run/netns/{self.namespace}", *command]
 
 
-def create_bridge() -> None:
-    """Make the bridge that stands for the data centre's network."""
+def create_bridge(state: Path) -> None:
+    """Make the bridge that stands for the data centre's network; it bears the name of the cluster's state folder."""
     ip("link", "add", BRIDGE, "type", "bridge")
+    ip("link", "set", "dev", BRIDGE, "alias", str(state))
     ip("addr", "add", f"{HOST_ADDRESS}/24", "dev", BRIDGE)
     ip("link", "set", BRIDGE, "up")
-    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    if _FORWARDING.read_text().strip() == "0":
+        (state / _FORWARDING_WAS_OFF).touch()
+        _FORWARDING.write_text("1")
+
+
+def owner() -> str:
+    """State folder of the cluster that made the bridge; empty without one."""
+    alias = Path(f"/sys/class/net/{BRIDGE}/ifalias")
+    return alias.read_text().strip() if alias.exists() else ""
 
 
 def create_node_network(place: Place, nodes: int) -> None:
@@ -74,10 +85,12 @@ def create_node_network(place: Place, nodes: int) -> None:
     ip("route", "add", place.pods, "via", place.address)
 
 
-def remove_networks() -> None:
-    """Remove every namespace, link and bridge of ours; routes go with them."""
+def remove_networks(state: Path) -> None:
+    """Remove every namespace, link and bridge of ours; routes go with them, and forwarding is as it was before."""
+    if (state / _FORWARDING_WAS_OFF).exists():
+        _FORWARDING.write_text("0")
     for namespace in namespaces():
-        ip("netns", "delete", namespace)
+        subprocess.run(["ip", "netns", "delete", namespace], capture_output=True, check=False)
     for link in links():
         subprocess.run(["ip", "link", "delete", link], capture_output=True, check=False)
 

@@ -27,6 +27,7 @@ state = "{folder}/containerd/state"
   runtime_type = "io.containerd.runc.v2"
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
   BinaryName = "{binaries}/runc"
+  Root = "{folder}/runc"
   SystemdCgroup = false
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ["{binaries}"]
@@ -41,13 +42,12 @@ def start_node(place: Place, folder: Path, plane: ControlPlane) -> None:
     _write_configuration(place, folder, plane, socket)
     path = {"PATH": f"{plane.binaries}:{os.environ['PATH']}"}
     containerd = [str(plane.binaries / "containerd"), "--config", str(folder / "containerd.toml")]
-    processes.start("containerd", place.inside(*containerd), folder, path)
-    processes.wait(f"containerd of {place.name}", socket.exists, 30, folder / "containerd.log")
-    for archive in (image.pause_image(plane.binaries / "pause"), image.development_image()):
-        image.import_image(archive, ctr=plane.binaries / "ctr", socket=socket)
+    daemon = processes.start("containerd", place.inside(*containerd), folder, path)
+    processes.wait(f"containerd of {place.name}", socket.exists, 30, folder / "containerd.log", daemon)
+    import_images(folder, plane.binaries)
     kubelet = [
         str(plane.binaries / "kubelet"), f"--config={folder}/kubelet.yaml", f"--kubeconfig={folder}/kubelet.kubeconfig",
-        f"--root-dir={folder}/kubelet", f"--hostname-override={place.name}", f"--node-ip={place.address}",
+        f"--root-dir={folder}/kubelet", f"--cert-dir={folder}/kubelet-pki", f"--hostname-override={place.name}", f"--node-ip={place.address}",
     ]  # fmt: skip
     processes.start("kubelet", place.inside(*kubelet), folder, path)
     proxy = [
@@ -56,6 +56,12 @@ def start_node(place: Place, folder: Path, plane: ControlPlane) -> None:
         "--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
     ]  # fmt: skip
     processes.start("kube-proxy", place.inside(*proxy), folder, path)
+
+
+def import_images(folder: Path, binaries: Path) -> None:
+    """Load the local images into the node whose state is `folder`, replacing those of the same name."""
+    for archive in (image.pause_image(binaries / "pause"), image.development_image()):
+        image.import_image(archive, ctr=binaries / "ctr", socket=folder / "containerd.sock")
 
 
 def _write_configuration(place: Place, folder: Path, plane: ControlPlane, socket: Path) -> None:

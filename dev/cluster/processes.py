@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 
@@ -26,16 +26,28 @@ def start(
     return process
 
 
-def wait(what: str, ready: Callable[[], bool], seconds: float, log: Path | None = None) -> None:
-    """Wait until `ready`; raises RuntimeError naming `what` and the end of `log`."""
+def wait(
+    what: str,
+    ready: Callable[[], bool],
+    seconds: float,
+    log: Path | None = None,
+    daemon: subprocess.Popen[bytes] | None = None,
+) -> None:
+    """Wait until `ready`; raises RuntimeError naming `what` and the end of `log`, at once when `daemon` has ended."""
     deadline = time.monotonic() + seconds
     while not ready():
+        if daemon is not None and daemon.poll() is not None:
+            raise RuntimeError(f"{what}: the program ended with code {daemon.returncode}{tail(log)}")
         if time.monotonic() > deadline:
-            tail = ""
-            if log is not None and log.exists():
-                tail = f"; the end of {log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise RuntimeError(f"{what} was not ready within {seconds:.0f} s{tail}")
+            raise RuntimeError(f"{what} was not ready within {seconds:.0f} s{tail(log)}")
         time.sleep(0.1)
+
+
+def tail(log: Path | None) -> str:
+    """The end of a log, as the second half of an error message; empty without a log."""
+    if log is None or not log.exists():
+        return ""
+    return f"; the end of {log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:])
 
 
 def alive(pid: int) -> bool:
@@ -49,17 +61,18 @@ def alive(pid: int) -> bool:
 def pids(folder: Path) -> dict[str, int]:
     """Living daemons whose pid files lie below `folder`; a number that another program has got since is left out."""
     found = {}
-    for path in sorted(folder.rglob("*.pid")):
+    # Two levels and no deeper: below them lie the pods' own files, which vanish while they are listed.
+    for path in sorted([*folder.glob("*.pid"), *folder.glob("*/*.pid")]):
         text = path.read_text().strip() if path.is_file() else ""
         if text.isdigit() and alive(int(text)) and str(folder) in _command(int(text)):
             found[str(path.relative_to(folder).with_suffix(""))] = int(text)
     return found
 
 
-def mentioning(text: str) -> list[int]:
-    """Processes, other than this one, whose command line holds `text`."""
+def mentioning(text: str, programs: Collection[str]) -> list[int]:
+    """Processes that run one of `programs` with `text` in their command line, so never an editor or a shell."""
     numbers = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()]
-    return [n for n in numbers if n not in (os.getpid(), os.getppid()) and text in _command(n)]
+    return [n for n in numbers if text in _command(n) and _program(n) in programs and alive(n)]
 
 
 def kill(numbers: Sequence[int], seconds: float = 10) -> None:
@@ -81,6 +94,13 @@ def _reap() -> None:
             pass
     except ChildProcessError:
         pass
+
+
+def _program(number: int) -> str:
+    try:
+        return Path(f"/proc/{number}/exe").readlink().name.removesuffix(" (deleted)")
+    except OSError:
+        return ""
 
 
 def _command(number: int) -> str:

@@ -25,8 +25,8 @@ def start_storage(folder: Path, binaries: Path, *, address: str = HOST_ADDRESS, 
         made.mkdir(parents=True, exist_ok=True)
     keys = {"ROOT_ACCESS_KEY": described["accessKey"], "ROOT_SECRET_KEY": described["secretKey"]}
     command = [str(binaries / "versitygw"), "--port", f"{address}:{port}", "--region", REGION]
-    processes.start("s3", [*command, "--iam-dir", str(folder_iam), "posix", str(buckets)], folder, keys)
-    processes.wait("the S3 server", lambda: _listens(address, port), 15, folder / "s3.log")
+    daemon = processes.start("s3", [*command, "--iam-dir", str(folder_iam), "posix", str(buckets)], folder, keys)
+    processes.wait("the S3 server", lambda: _listens(address, port), 15, folder / "s3.log", daemon)
     (folder / "s3.json").touch(mode=0o600)
     (folder / "s3.json").write_text(json.dumps(described))
     return described
