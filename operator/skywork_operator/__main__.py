@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import logging
 import os
-import signal
 import sys
 from pathlib import Path
 
@@ -29,10 +28,6 @@ def main(argv: list[str] | None = None) -> int:
 async def _run(options: argparse.Namespace, defaults: Defaults) -> int:
     namespaces = options.namespace or []
     operator = Operator(defaults, namespaces[0] if len(namespaces) == 1 else None)
-    loop = asyncio.get_running_loop()
-    asked = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, asked, operator)
     start_http_server(options.metrics_port, registry=operator.registry)
     logging.getLogger(__name__).info("operator %s starts; namespaces: %s", __version__, namespaces or "all")
     await kopf.operator(
@@ -44,12 +39,8 @@ async def _run(options: argparse.Namespace, defaults: Defaults) -> int:
         liveness_endpoint=f"http://0.0.0.0:{options.health_port}/healthz",
         stop_flag=operator.stop,
     )
-    return 0 if asked.is_set() else 1
-
-
-def _stop(asked: asyncio.Event, operator: Operator) -> None:
-    asked.set()
-    operator.stop.set()
+    # Kopf has its own handlers of SIGTERM and SIGINT, after which it returns here.
+    return 1 if operator.broken else 0
 
 
 def _defaults(path: Path | None, image: str) -> Defaults:

@@ -37,6 +37,8 @@ class Operator:
 
     def __init__(self, defaults: Defaults, namespace: str | None) -> None:
         self.stop = asyncio.Event()
+        self.broken = False
+        """Whether one of the operator's own tasks has died."""
         self.registry = CollectorRegistry()
         self.queue: WorkQueue[Key] = WorkQueue(time.monotonic)
         self._defaults = defaults
@@ -135,6 +137,7 @@ class Operator:
         # Kopf does not notice our tasks: without this a dead worker would leave an operator that only watches.
         if not task.cancelled():
             _log.critical("a task of the operator ended", exc_info=task.exception())
+            self.broken = True
             self.stop.set()
 
     async def _resync(self, cluster: Cluster) -> None:

@@ -1,0 +1,159 @@
+"""The resource as the real API server sees it: what it accepts, what it refuses, and in which words."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from skywork_operator.api.crd import crd, render
+
+from dev.demo.install import ROOT
+from dev.demo.kube import CommandError, Kube
+from tests.unit.operator.build import SPEC
+
+MANIFESTS = sorted((ROOT / "manifests").glob("*.yaml"))
+
+
+def manifest(namespace: str, spec: dict[str, Any] = SPEC, name: str = "demo") -> dict[str, Any]:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "skywork.dev/v1alpha1", "kind": "SkyworkRun", "metadata": metadata, "spec": spec}
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The example spec with one place set, or removed where the value is None; a path like stages.0.tokens."""
+    spec = copy.deepcopy(SPEC)
+    *parents, last = [int(p) if p.isdigit() else p for p in path.split(".")]
+    at: Any = spec
+    for parent in parents:
+        at = at[parent]
+    if value is None:
+        del at[last]
+    else:
+        at[last] = value
+    return spec
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda p: p.name)
+def test_every_example_is_accepted(kube: Kube, path: Path) -> None:
+    loaded = yaml.safe_load(path.read_text())
+    namespace = loaded["metadata"]["namespace"]
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+    kube.run("apply", "--dry-run=server", "-f", str(path))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        pytest.param("model", {"layers": 2}, "model needs a preset", id="a model without preset or geometry"),
+        pytest.param("model", {"preset": "gpt-5"}, "spec.model.preset", id="an unknown preset"),
+        pytest.param("modle", {"preset": "tiny"}, "modle", id="a misspelt field"),
+        pytest.param("tokenizer.uri", "tokenizer.json", "spec.tokenizer.uri", id="a URI without a scheme"),
+        pytest.param("trainer.nodes", {"min": 4, "max": 3}, "trainer.nodes.min must not", id="min above max"),
+        pytest.param("trainer.nodes", {"min": 1}, 'missing required field "max" in', id="no max"),
+        pytest.param("trainer.nodes.max", 0, "spec.trainer.nodes.max", id="no nodes"),
+        pytest.param("trainer.nodes.shrinkAfter", "soon", "spec.trainer.nodes.shrinkAfter", id="no duration"),
+        pytest.param("engine", {"zeroStage": 3}, "spec.engine.zeroStage", id="a ZeRO stage that does not work yet"),
+        pytest.param("optimizer", {"betas": ["0.9"]}, "spec.optimizer.betas", id="one beta"),
+        pytest.param("optimizer", {"epsilon": "small"}, "spec.optimizer.epsilon", id="an epsilon in words"),
+        pytest.param("batch.globalTokens", "1000", "batch.globalTokens must be a multiple", id="an uneven batch"),
+        pytest.param("batch.sequenceLength", 4, "spec.batch.sequenceLength", id="a sequence too short"),
+        pytest.param("sources", [], "spec.sources", id="no sources"),
+        pytest.param(
+            "sources.1", {"name": "main", "uri": "s3://x/y"}, 'Duplicate value: {"name":"main"}', id="a source twice"
+        ),
+        pytest.param("stages.0.mixture.0.source", "books", "must name an entry of spec.sources", id="unknown source"),
+        pytest.param("stages.0.tokens", "lots", "spec.stages[0].tokens", id="tokens in words"),
+        pytest.param("stages.0.learningRate.final", None, "needs peak and final", id="a cosine without an end"),
+        pytest.param("stages.1.learningRate.final", "1e-5", "only for schedule Cosine", id="a constant with an end"),
+        pytest.param(
+            "stages.0.learningRate",
+            {"schedule": "Constant"},
+            "stages[0].learningRate.peak is missing",
+            id="a first stage without a rate",
+        ),
+        pytest.param("stages.1.mixture.0.share.to", None, "share.to is missing", id="a ramp without an end"),
+        pytest.param("stages.1.mixture.0.share.to", "1.5", "must lie in 0..1", id="a share above one"),
+        pytest.param(
+            "stages.1.mixture.0", {"source": "stem"}, "only one source may go without a share", id="two rests"
+        ),
+        pytest.param("checkpoints", {}, 'missing required field "uri" in', id="nowhere to save"),
+        pytest.param("checkpoints.keepLast", 0, "spec.checkpoints.keepLast", id="keeping none"),
+    ],
+)
+def test_a_bad_manifest_is_refused_with_the_field_s_name(
+    kube: Kube, namespace: str, path: str, value: Any, named: str
+) -> None:
+    with pytest.raises(CommandError) as refused:
+        kube.apply(manifest(namespace, changed(path, value)))
+    assert named in str(refused.value)
+    kube.apply(manifest(namespace))
+
+
+def test_a_name_too_long_for_jobs_and_pods_is_refused(kube: Kube, namespace: str) -> None:
+    with pytest.raises(CommandError, match="at most 40 characters"):
+        kube.apply(manifest(namespace, name="x" * 41))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("model", {"preset": "skywork-13b"}, "spec.model is immutable"),
+        ("sources.0.uri", "s3://data/other", "spec.sources is immutable"),
+        ("batch.globalTokens", "2048", "spec.batch is immutable"),
+        ("checkpoints.uri", "s3://runs/other", "spec.checkpoints.uri is immutable"),
+        ("stages.0.tokens", "204800", "stages may be appended, not changed or removed"),
+    ],
+)
+def test_the_past_of_a_run_cannot_be_edited(kube: Kube, namespace: str, path: str, value: Any, named: str) -> None:
+    kube.apply(manifest(namespace))
+    with pytest.raises(CommandError) as refused:
+        kube.apply(manifest(namespace, changed(path, value)))
+    assert named in str(refused.value)
+
+
+def test_what_may_change_can_be_changed(kube: Kube, namespace: str) -> None:
+    kube.apply(manifest(namespace))
+    spec = changed("trainer.nodes.max", 5)
+    more = {"name": "more", "tokens": "1G", "learningRate": {"schedule": "Constant"}, "mixture": [{"source": "main"}]}
+    spec["stages"].append(more)
+    spec["checkpoints"]["keepLast"] = 7
+    spec["failurePolicy"] = {"restartsWithoutProgress": 1}
+    kube.apply(manifest(namespace, spec))
+
+
+def test_every_default_is_filled_in_by_the_schema(kube: Kube, namespace: str) -> None:
+    kube.apply(manifest(namespace))
+    spec = kube.get("skyworkrun", "-n", namespace, "demo")["spec"]
+    assert spec["optimizer"] == {
+        "betas": ["0.9", "0.95"], "epsilon": "1e-8", "weightDecay": "0.1", "gradientClipping": "1.0",
+    }  # fmt: skip
+    assert spec["engine"] == {"zeroStage": 1, "microBatchSequences": 4}
+    assert (spec["checkpoints"]["every"], spec["checkpoints"]["keepLast"]) == ("10m", 3)
+    assert spec["failurePolicy"] == {"restartsWithoutProgress": 5}
+
+
+def test_short_name_category_and_columns_answer_the_daily_questions(kube: Kube, namespace: str) -> None:
+    kube.apply(manifest(namespace))
+    head = kube.run("get", "swr", "-n", namespace).splitlines()[0].split()
+    assert head == ["NAME", "STATE", "STAGE", "PROGRESS", "STEP", "LOSS", "NODES", "RESTARTS", "AGE"]
+    assert "skyworkrun.skywork.dev/demo" in kube.run("get", "skywork", "-n", namespace, "-o", "name")
+
+
+def test_every_field_is_explained() -> None:
+    def undocumented(node: dict[str, Any], path: str) -> list[str]:
+        missing = [] if node.get("description") or path.endswith("[]") else [path]
+        for name, child in node.get("properties", {}).items():
+            missing += undocumented(child, f"{path}.{name}")
+        if isinstance(node.get("items"), dict):
+            missing += undocumented(node["items"], f"{path}[]")
+        return missing
+
+    schema = crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]
+    assert undocumented(schema["spec"], "spec") == []
+    assert undocumented(schema["status"], "status") == []
+
+
+@pytest.mark.parametrize("path", ["charts/skywork-operator/crd.yaml", "manifests/crd/skyworkruns.yaml"])
+def test_the_committed_crd_is_the_generated_one(path: str) -> None:
+    assert (ROOT / path).read_text() == render(), "run `make generate`"
