@@ -1,4 +1,4 @@
-"""The development cluster: `python -m dev.cluster up|down|status|build`."""
+"""The development cluster: `python -m dev.cluster up|down|status|build|images|kubeconfig|pod-overlay`."""
 
 import argparse
 import json
@@ -69,7 +69,12 @@ def _lone_control_plane(options: argparse.Namespace, say: Callable[[str], None])
     if options.command == "up":
         if (folder / "control-plane").exists():
             raise RuntimeError(f"{folder} holds a control plane already; take that down first")
-        plane = start_control_plane(folder, build.ensure_built(say), ports=options.port_base)
+        binaries = build.ensure_built(say)
+        try:
+            plane = start_control_plane(folder, binaries, ports=options.port_base)
+        except RuntimeError:
+            remove_control_plane(folder)
+            raise
         say(f"control plane ready: KUBECONFIG={plane.kubeconfig}")
         return
     remove_control_plane(folder)

@@ -78,8 +78,10 @@ def ensure_built(say: Callable[[str], None]) -> Path:
         for program in group.programs:
             link = links / program
             if not link.is_symlink() or link.resolve() != folder / program:
-                link.unlink(missing_ok=True)
-                link.symlink_to(folder / program)
+                # By renaming, so that a cluster that is up never finds the link missing.
+                fresh = links / f".{program}.{os.getpid()}"
+                fresh.symlink_to(folder / program)
+                fresh.rename(link)
     return links
 
 
@@ -116,7 +118,13 @@ def _build(group: Group, say: Callable[[str], None]) -> Path:
         raise RuntimeError(f"building {group.name} failed:\n{ended.stderr[-3000:]}")
     if group.rename:
         (partial / group.rename[0]).rename(partial / group.rename[1])
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        # A build beside this one was first; what it made is the same.
+        if not folder.exists():
+            raise
+        shutil.rmtree(partial)
     say(f"built {group.name} in {time.monotonic() - started:.0f} s")
     return folder
 

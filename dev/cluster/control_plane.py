@@ -15,6 +15,7 @@ from dev.cluster.pki import Pki
 
 SERVICE_NETWORK = "10.96.0.0/16"
 SERVICE_ADDRESS = "10.96.0.1"
+_FOLDERS = ("control-plane", "etcd", "pki")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +60,10 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
             f"--service-account-issuer={server}", f"--service-account-key-file={pki.folder}/sa.pub",
             f"--service-account-signing-key-file={pki.folder}/sa.key", f"--service-cluster-ip-range={SERVICE_NETWORK}",
             "--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction", "--allow-privileged=true",
+            # Given even on loopback, else a machine without a default route has no address to guess.
+            f"--advertise-address={address}",
             # A loopback address cannot be the endpoint of the kubernetes Service, and a test needs none.
-            "--endpoint-reconciler-type=none" if address.startswith("127.") else f"--advertise-address={address}",
+            *(["--endpoint-reconciler-type=none"] if address.startswith("127.") else []),
             "--default-not-ready-toleration-seconds=5", "--default-unreachable-toleration-seconds=5",
         ],
         logs,
@@ -94,17 +97,21 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
 
 def stop_control_plane(folder: Path) -> None:
     """Kill all four; the API server before etcd, whose absence its graceful stop would wait for without end."""
-    running = processes.pids(folder)
+    # By command line: a start that was killed before it noted the pid left no file.
     for name in ("kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd"):
-        processes.kill([pid for key, pid in running.items() if key.endswith(f"control-plane/{name}")])
+        processes.kill(processes.mentioning(f"{folder}/", (name,)))
 
 
 def remove_control_plane(folder: Path) -> None:
-    """Stop the lone control plane in `folder` and delete what it wrote there, and nothing else."""
+    """Stop the lone control plane in `folder` and delete what it wrote; raises RuntimeError naming what stays."""
     stop_control_plane(folder)
-    for name in ("control-plane", "etcd", "pki"):
+    for name in _FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
     (folder / "kubeconfig").unlink(missing_ok=True)
+    left = [f"process {pid}" for pid in processes.pids(folder).values()]
+    left += [str(folder / name) for name in _FOLDERS if (folder / name).exists()]
+    if left:
+        raise RuntimeError("these are left of the control plane: " + "; ".join(left))
 
 
 @contextmanager

@@ -47,7 +47,8 @@ def start_node(place: Place, folder: Path, plane: ControlPlane) -> None:
     import_images(folder, plane.binaries)
     kubelet = [
         str(plane.binaries / "kubelet"), f"--config={folder}/kubelet.yaml", f"--kubeconfig={folder}/kubelet.kubeconfig",
-        f"--root-dir={folder}/kubelet", f"--cert-dir={folder}/kubelet-pki", f"--hostname-override={place.name}", f"--node-ip={place.address}",
+        f"--root-dir={folder}/kubelet", f"--cert-dir={folder}/kubelet-pki", f"--hostname-override={place.name}",
+        f"--node-ip={place.address}",
     ]  # fmt: skip
     processes.start("kubelet", place.inside(*kubelet), folder, path)
     proxy = [
