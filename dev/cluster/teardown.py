@@ -18,6 +18,7 @@ STORAGE = STATE / "s3"
 # `nsenter` becomes the daemon that it starts; an `up` killed in between leaves it under its own name.
 _PROGRAMS = frozenset(("nsenter", *(program for group in GROUPS for program in group.programs)))
 _LINKS = Path("/var/log/containers")
+_KUBELET = Path("/var/lib/kubelet")
 
 
 def owner() -> Path | None:
@@ -49,6 +50,7 @@ def remove(*, keep_storage: bool = False) -> list[str]:
             link.unlink()
     for socket in sockets:
         socket.unlink(missing_ok=True)
+    _remove_device_plugins()
     for entry in _entries():
         if entry.is_dir():
             shutil.rmtree(entry, ignore_errors=True)
@@ -70,6 +72,13 @@ def leftovers(*, keep_storage: bool = False) -> list[str]:
     if STATE.exists() and not keep_storage:
         found.append(f"folder {STATE}")
     return found
+
+
+def _remove_device_plugins() -> None:
+    """Remove the one folder that every kubelet shares, unless a kubelet of the machine's own lives beside it."""
+    plugins = _KUBELET / "device-plugins"
+    if plugins.is_dir() and [entry.name for entry in _KUBELET.iterdir()] == ["device-plugins"]:
+        shutil.rmtree(_KUBELET)
 
 
 def _entries() -> list[Path]:
