@@ -170,6 +170,10 @@ def _train(draft: _Draft, world: World, stage: str) -> Plan:
     )
     if generation.intact:
         return _go_on(draft, world, generation, words)
+    if generation.finished:
+        # A node that came too late for the world still owes the Job its index; alone it finds the stage trained.
+        late = any(pod.usable for pod in world.pods)
+        return _form_world(draft, world, stage, generation) if late else draft.plan(requeue_after_seconds=POLL_SECONDS)
     # status.generation runs ahead of the pods between the two writes of a pass: that end is counted already.
     if generation.number and generation.number >= draft.status.generation and not _counted(draft):
         _count_end(draft, generation)

@@ -35,16 +35,17 @@ _log = logging.getLogger(__name__)
 class Operator:
     """Wires Kopf's events to the queue and the queue to the reconciler; `stop` is set when it must end."""
 
-    def __init__(self, defaults: Defaults, namespace: str | None) -> None:
+    def __init__(self, defaults: Defaults, namespace: str | None, clock: Callable[[], float] = time.monotonic) -> None:
         self.stop = asyncio.Event()
         self.broken = False
         """Whether one of the operator's own tasks has died."""
         self.registry = CollectorRegistry()
-        self.queue: WorkQueue[Key] = WorkQueue(time.monotonic)
+        self.queue: WorkQueue[Key] = WorkQueue(clock)
+        self._clock = clock
         self._defaults = defaults
         self._namespace = namespace
         self._heartbeat_namespace = namespace or os.environ.get("POD_NAMESPACE", "default")
-        self._heard = time.monotonic()
+        self._heard = self._clock()
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing: list[Callable[[], Awaitable[None]]] = []
 
@@ -100,18 +101,18 @@ class Operator:
 
     async def run_event(self, name: str, namespace: str | None, **_: Any) -> None:
         """A run was seen, changed or deleted."""
-        self._heard = time.monotonic()
+        self._heard = self._clock()
         self.queue.add((namespace or "", name))
 
     async def child_event(self, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
         """A Job or pod of a run changed."""
-        self._heard = time.monotonic()
+        self._heard = self._clock()
         if RUN_LABEL in labels:
             self.queue.add((namespace or "", labels[RUN_LABEL]))
 
     async def heartbeat_event(self, **_: Any) -> None:
         """Our own Lease came back through a watch: the watches are alive."""
-        self._heard = time.monotonic()
+        self._heard = self._clock()
 
     async def probe(self, **_: Any) -> str:
         """Liveness: red when the queue stalls, or when the watch does not even bring back our own heartbeat."""
@@ -126,7 +127,7 @@ class Operator:
         return "ok"
 
     def _watch_age_seconds(self) -> float:
-        return time.monotonic() - self._heard
+        return self._clock() - self._heard
 
     def _start(self, coroutine: Any) -> None:
         task = asyncio.create_task(coroutine)

@@ -80,6 +80,23 @@ def test_a_run_deleted_and_applied_again_goes_on_from_its_checkpoints(
     runs.remove(environment, "again")
 
 
+def test_a_run_starts_with_fewer_nodes_when_one_cannot_be_had_and_still_finishes(environment: Environment) -> None:
+    run = runs.manifest("crowded", steps=30)
+    trainer = run["spec"]["trainer"]
+    trainer["nodes"] = {"min": 1, "max": 4, "shrinkAfter": "5s"}
+    # More than half of a node each: three nodes hold three pods, and the fourth has nowhere to go.
+    cpus = int(environment.kube.items("nodes")[0]["status"]["allocatable"]["cpu"])
+    trainer["template"]["spec"]["containers"][0]["resources"] = {"requests": {"cpu": f"{cpus * 600}m"}}
+    runs.start(environment, run)
+    status = runs.at_step(environment, "crowded", 1)
+    assert (status["nodes"]["training"], status["nodes"]["desired"]) == (3, 4)
+    runs.finished(environment, "crowded")
+    counted = runs.audit(environment, "crowded")
+    assert (counted["steps"], counted["samplesLost"], counted["samplesRepeated"]) == (30, 0, 0)
+    assert runs.get(environment, "crowded")["restarts"]["total"] == 0
+    runs.remove(environment, "crowded")
+
+
 def test_pods_are_hardened_and_hostpath_is_all_that_pod_security_objects_to(environment: Environment) -> None:
     kube = environment.kube
     runs.start(environment, runs.manifest("hardened", steps=500, nodes=1))

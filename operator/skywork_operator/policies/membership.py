@@ -19,7 +19,9 @@ class Generation:
     nodes: int
     """World size in nodes as it was formed; 0 when no pod holds a place."""
     intact: bool
-    """Every place is held by a pod that trains, or that has finished."""
+    """Every place is held by a pod that trains or is done, and at least one still trains."""
+    finished: bool
+    """Every member is done: nothing is left to do for this generation."""
     failure: Failure | None
     """Root cause: the earliest failure of its workers."""
     lost: tuple[str, ...]
@@ -35,19 +37,25 @@ def observe_generation(pods: Sequence[Pod]) -> Generation:
     failures = [failure for pod in members if (failure := pod.failure(number)) is not None]
     lost = tuple(pod.name for pod in members if _is_lost(pod))
     places = {pod.membership.rank for pod in members if pod.membership is not None}
+    whole = bool(members) and places == set(range(nodes)) and not failures and not lost
+    finished = whole and all(_is_done(pod) for pod in members)
     return Generation(
         number=number,
         nodes=nodes,
-        intact=bool(members) and places == set(range(nodes)) and not failures and not lost,
+        intact=whole and not finished,
+        finished=finished,
         # A worker that lost its peer only echoes what ended the peer, and may well say so first.
         failure=min(failures, key=lambda f: (f.reason == PEER_LOST, f.time), default=None),
         lost=lost,
     )
 
 
+def _is_done(pod: Pod) -> bool:
+    return pod.phase == "Succeeded" or (pod.agent is not None and pod.agent.phase is AgentPhase.DONE)
+
+
 def _is_lost(pod: Pod) -> bool:
-    done = pod.phase == "Succeeded" or (pod.agent is not None and pod.agent.phase is AgentPhase.DONE)
-    return not done and (pod.terminating or pod.phase in ("Failed", "Unknown"))
+    return not _is_done(pod) and (pod.terminating or pod.phase in ("Failed", "Unknown"))
 
 
 def next_world(

@@ -190,6 +190,16 @@ def test_a_finished_pod_is_no_lost_member() -> None:
     assert decided.memberships == () and decided.status.restarts.total == 0
 
 
+def test_a_node_that_came_too_late_for_a_finished_stage_gets_a_world_of_its_own_and_no_restart_is_counted() -> None:
+    done = [replace(pod(i, generation=1), phase="Succeeded", agent=None) for i in (0, 1)]
+    two = [replace(d, membership=d.membership.model_copy(update={"nodes": 2})) for d in done]  # type: ignore[union-attr]
+    decided = plan(world(*two, pod(2), status=training()))
+    assert [(p.index, w.generation, w.nodes) for p, w in decided.memberships] == [(2, 2, 1)]
+    assert decided.status.restarts.total == 0
+    waiting = plan(world(*two, replace(pod(2), phase="Pending", agent=None), status=training()))
+    assert waiting.memberships == () and waiting.status.restarts.total == 0
+
+
 def test_a_configuration_error_fails_the_run_with_the_trainer_s_own_words() -> None:
     failure = Failure(time=NOW, rank=0, reason="BucketMissing", message="bucket data does not exist", retryable=False)
     words = AgentStatus(phase=AgentPhase.FAILED, generation=1, failure=failure)
