@@ -66,9 +66,10 @@ def _demo(environment: Environment, view: View, output: Path) -> int:
         kube.apply(yaml.safe_load((ROOT / "manifests/demo.yaml").read_text()))
         done = _disturb(environment, view)
         run = _wait_finished(environment, view)
-        losses = _losses_in_prometheus(prometheus)
+        losses, scraped = _losses_in_prometheus(prometheus), _scraped_from_trainers(prometheus)
     audit = _audit(environment, run)
     report = build_report(run, done, audit, losses, view.curves, view.elapsed_seconds())
+    report["domainsScrapedFromTrainers"] = scraped
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     view.headline(f"report: {output / 'report.json'}")
@@ -147,6 +148,15 @@ def _losses_in_prometheus(prometheus: Prometheus) -> dict[str, float]:
             return {r["metric"]["domain"]: float(r["value"][1]) for r in found}
         time.sleep(0.5)
     raise RuntimeError(f"Prometheus has no series for {query}")
+
+
+def _scraped_from_trainers(prometheus: Prometheus) -> dict[str, list[str]]:
+    """Domains whose loss Prometheus scraped from the trainers themselves, by stage; their pods are gone by now."""
+    query = f'last_over_time(skywork_validation_loss{{run="{RUN}",namespace="{RUN_NAMESPACE}"}}[1h])'
+    domains: dict[str, set[str]] = {}
+    for series in prometheus.query(query):
+        domains.setdefault(series["metric"]["stage"], set()).add(series["metric"]["domain"])
+    return {stage: sorted(found) for stage, found in sorted(domains.items())}
 
 
 def _audit(environment: Environment, run: dict[str, Any]) -> dict[str, Any]:

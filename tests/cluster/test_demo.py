@@ -30,3 +30,4 @@ def test_the_demo_trains_two_stages_through_two_faults_without_losing_a_sample(
     assert falls["stem"] > falls["generalEnd"], "more STEM text teaches STEM faster than the first stage did at its end"
     final = {d: round(loss["end"], 4) for d, loss in stem["validationLoss"].items()}
     assert report["prometheusValidationLoss"] == final
+    assert report["domainsScrapedFromTrainers"] == {"general": sorted(final), "stem": sorted(final)}
