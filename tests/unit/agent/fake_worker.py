@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -19,11 +20,16 @@ def run(config: RunConfig, place: Place) -> int:
     (folder / f"started-{place.local_rank}").write_text(f"{os.getpid()} {place.rank} {place.world_size}")
     order = Path(os.environ["FAKE_WORKER_ORDERS"]) / str(place.generation)
     while True:
+        if asked:
+            (folder / f"asked-{place.local_rank}").touch()
         if asked and not (Path(os.environ["FAKE_WORKER_ORDERS"]) / "deaf").exists():
             (folder / f"saved-{place.local_rank}").touch()
             return 75
         if order.exists():
             words = order.read_text().split()
+            helper = folder / f"helper-{place.local_rank}"
+            if words[0] == "helper" and not helper.exists():
+                helper.write_text(str(subprocess.Popen(["sleep", "600"]).pid))
             if words[0] == "exit" and (len(words) < 3 or int(words[2]) == place.local_rank):
                 return int(words[1])
             if words[0] == "fail" and int(words[1]) == place.local_rank:

@@ -47,6 +47,19 @@ def view(**changes: Any) -> View:
             view(alive=0, exits=(75, 75)), Do.WAIT, AgentPhase.STANDBY, id="saved because a peer left: stand by"
         ),
         pytest.param(
+            view(alive=0, exits=(-9, 1), membership=word(2, Role.STANDBY)),
+            Do.WAIT,
+            AgentPhase.STANDBY,
+            id="failed, then made a spare: stand by",
+        ),
+        pytest.param(
+            view(alive=1, exits=(-15,), drain_deadline=5.0),
+            Do.WAIT,
+            AgentPhase.TRAINING,
+            id="SIGTERM ended one that had not begun: it left, and the others go on saving",
+        ),
+        pytest.param(view(alive=1, exits=(-15,)), Do.KILL, AgentPhase.FAILED, id="SIGTERM of somebody else: failed"),
+        pytest.param(
             view(alive=0, exits=(-9, -9), stopped=True), Do.WAIT, AgentPhase.STANDBY, id="ended by us: no failure"
         ),
     ],

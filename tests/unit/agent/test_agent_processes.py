@@ -25,13 +25,13 @@ until = functools.partial(waiting.until, seconds=20, pause_seconds=0.01)
 class Agent:
     """One agent process in a folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, config: str | None = None) -> None:
         self.folder = folder
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         (folder / "orders").mkdir()
-        (folder / "run.json").write_text(run_config(folder).model_dump_json())
+        (folder / "run.json").write_text(config or run_config(folder).model_dump_json())
         command = [sys.executable, "-m", "tests.unit.agent.run_agent", "agent"]
         command += ["--config", str(folder / "run.json"), "--membership", str(folder / "membership")]
         command += ["--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache")]
@@ -41,7 +41,8 @@ class Agent:
         self.process = subprocess.Popen(command, env=environment)
 
     def say(self, generation: int, role: Role = Role.TRAIN, **changes: Any) -> None:
-        word = Membership(generation=generation, role=role, nodes=1, master="127.0.0.1:29500", **changes)
+        fields: dict[str, Any] = {"nodes": 1, "master": "127.0.0.1:29500"} | changes
+        word = Membership(generation=generation, role=role, **fields)
         new = self.folder / "membership.new"
         new.write_text(word.model_dump_json())
         new.rename(self.folder / "membership")
@@ -179,7 +180,9 @@ def test_a_dead_fork_server_fails_the_generation_and_is_replaced(agent: Agent) -
     said = agent.training(1)
     parent = int(Path(f"/proc/{said.workers[0]}/stat").read_text().rsplit(")", 1)[1].split()[1])
     os.kill(parent, signal.SIGKILL)
-    agent.phase("Failed")
+    failed = agent.phase("Failed")
+    assert failed.failure is not None and "fork server died" in failed.failure.message
+    until(lambda: all(gone(pid) for pid in said.workers))
     agent.say(2)
     agent.training(2)
 

@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
     """Serve until the socket closes; arguments: file descriptor of the socket, module of the worker, config path."""
     fd, module_name, config_path = int(arguments[0]), arguments[1], arguments[2]
     die_with_parent()
+    # A terminal sends SIGINT to the whole group; what then happens to the workers is the agent's to say.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     channel = socket.socket(fileno=fd)
     started = time.monotonic()
     module = importlib.import_module(module_name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from skywork_trainer.config import Membership
+from skywork_trainer.config import Membership, Role
 
 _log = logging.getLogger(__name__)
 
@@ -26,19 +26,27 @@ class MembershipFile:
             seen = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
             if seen == self._seen:
                 return self._newest
-            text = self._path.read_text()
-        except FileNotFoundError:
+            text = self._path.read_bytes()
+        except OSError:
             return self._newest
         self._seen = seen
         if text.strip():
             self._accept(text)
         return self._newest
 
-    def _accept(self, text: str) -> None:
+    def _accept(self, text: bytes) -> None:
         try:
             word = Membership.model_validate_json(text)
         except ValidationError as error:
             _log.error("unreadable membership, keeping the one before: %s", error)
             return
+        if word.role is Role.TRAIN and not _names_a_place(word):
+            _log.error("membership names no place in a world, keeping the one before: %s", word)
+            return
         if self._newest is None or word.generation >= self._newest.generation:
             self._newest = word
+
+
+def _names_a_place(word: Membership) -> bool:
+    address, _, port = word.master.rpartition(":")
+    return bool(address) and port.isdecimal() and word.rank < word.nodes

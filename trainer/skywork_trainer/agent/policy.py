@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from signal import SIGTERM
 
 from skywork_trainer.config import EXIT_CONFIG, EXIT_DONE, EXIT_LEFT, AgentPhase, Membership, Role
 
@@ -52,7 +53,8 @@ class Step:
 
 def decide(view: View, now: float) -> Step:
     """The next step."""
-    failed = not view.stopped and any(code not in (EXIT_DONE, EXIT_LEFT) for code in view.exits)
+    asked = view.drain_deadline is not None
+    failed = not view.stopped and any(is_failure(code, asked=asked) for code in view.exits)
     if view.alive:
         return _with_workers(view, now, failed)
     if view.exits and not view.stopped:
@@ -65,7 +67,17 @@ def decide(view: View, now: float) -> Step:
         return Step(Do.EXIT, AgentPhase.LEFT, EXIT_LEFT)
     if _newer(view) and word is not None and word.role is Role.TRAIN and view.warm:
         return Step(Do.START, AgentPhase.TRAINING)
+    if word is not None and word.role is Role.STANDBY and _newer(view):
+        failed = False  # the operator has moved on: what is left is a good spare
     return Step(Do.WAIT, AgentPhase.FAILED if failed else AgentPhase.STANDBY)
+
+
+def is_failure(code: int, *, asked: bool) -> bool:
+    """Return whether a worker that ended with `code` failed; `asked` says that it had been sent SIGTERM.
+
+    SIGTERM kills a worker that has not come to install its handler yet: it has trained nothing, so it just left.
+    """
+    return code not in (EXIT_DONE, EXIT_LEFT) and not (asked and code == -SIGTERM)
 
 
 def _with_workers(view: View, now: float, failed: bool) -> Step:

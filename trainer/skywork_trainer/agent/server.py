@@ -56,5 +56,6 @@ def serve(pages: Pages, port: int) -> ThreadingHTTPServer:
             self.server_name, self.server_port = "agent", self.server_address[1]
 
     server = Server(("0.0.0.0", port), Handler)
-    threading.Thread(target=server.serve_forever, name="http", daemon=True).start()
+    # shutdown() waits for the next poll, and every pod's end waits for shutdown().
+    threading.Thread(target=server.serve_forever, args=(0.02,), name="http", daemon=True).start()
     return server

@@ -1,25 +1,24 @@
 """The agent's loop: see, decide, do; twenty times a second."""
 
 import contextlib
+import ctypes
 import logging
 import shutil
 import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-from pydantic import ValidationError
 
+from skywork_trainer.agent.causes import explain, last_words, read, root_cause, wrong_config
 from skywork_trainer.agent.membership import MembershipFile
-from skywork_trainer.agent.policy import Do, Step, View, decide
+from skywork_trainer.agent.policy import Do, Step, View, decide, is_failure
 from skywork_trainer.agent.server import Pages, serve
 from skywork_trainer.agent.workers import Workers
 from skywork_trainer.config import (
+    EXIT_CONFIG,
     EXIT_DONE,
-    EXIT_LEFT,
-    PEER_LOST,
     AgentPhase,
     AgentStatus,
     Failure,
@@ -30,10 +29,9 @@ from skywork_trainer.config import (
 
 _TICK_SECONDS = 0.05
 _STALLED_SECONDS = 30.0
-_TERMINATION_BYTES = 4096
+_PR_SET_CHILD_SUBREAPER = 36
 _MOST_SERVER_DEATHS = 5
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T", Failure, Progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,11 @@ class Supervisor:
         self._current: Membership | None = None
         self._stopped = False
         self._drain_deadline: float | None = None
-        self._leaving = False
+        self._leave_deadline: float | None = None
+        self._asked_at: float | None = None
+        self._killed: set[int] = set()
+        self._judged: set[int] = set()
+        self._workers = Workers(module=settings.worker_module, config_path=settings.config_path)
         self._phase = AgentPhase.STANDBY
         self._failure: Failure | None = None
         self._ticked = time.monotonic()
@@ -73,6 +75,11 @@ class Supervisor:
         self._warm = Gauge(
             "skywork_agent_fork_server_warm_seconds", "Time until workers could be forked.", registry=self._registry
         )
+        self._last_start = Gauge(
+            "skywork_agent_last_start_seconds",
+            "From reading a membership to its workers running, the end of the ones before included.",
+            registry=self._registry,
+        )
         self._generation = Gauge("skywork_agent_generation", "Newest generation started here.", registry=self._registry)
         self._alive = Gauge("skywork_agent_workers", "Workers that run.", registry=self._registry)
 
@@ -81,8 +88,15 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         self._settings.state_dir.mkdir(parents=True, exist_ok=True)
-        workers = Workers(module=self._settings.worker_module, config_path=self._settings.config_path)
-        self._workers = workers
+        # Orphans fall to PID 1. In a pod that shares its process namespace, or outside one, that is somebody else.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        self._failure = wrong_config(self._settings.config_path, time.time())
+        if self._failure is not None:
+            _log.error("%s: %s", self._failure.reason, self._failure.message)
+            self._phase = AgentPhase.FAILED
+            self._write_last_words()
+            return EXIT_CONFIG
+        self._workers.start_server()
         pages = Pages(
             status=lambda: self.status().model_dump_json(),
             metrics=self._metrics,
@@ -97,7 +111,7 @@ class Supervisor:
                 if code is not None:
                     return code
         finally:
-            workers.stop()
+            self._workers.stop()
             server.shutdown()
 
     def status(self) -> AgentStatus:
@@ -110,20 +124,22 @@ class Supervisor:
             rank=word.rank if word else -1,
             workers=tuple(self._workers.alive.values()),
             failure=self._failure,
-            progress=_read(Progress, self._folder() / "progress.json") if leads else None,
+            progress=read(Progress, self._folder() / "progress.json") if leads else None,
         )
 
     def _tick(self) -> int | None:
         self._workers.hear(_TICK_SECONDS)
+        self._workers.bury()
         self._ticked = time.monotonic()
-        self._word = self._file.read()
+        self._read_membership()
+        self._time_start()
         if self._workers.server_deaths > _MOST_SERVER_DEATHS:
             _log.error("the fork server died %d times; giving the pod up", self._workers.server_deaths)
             return 1
-        self._note_failure()
+        self._judge_ends()
         step = decide(self._view(), time.monotonic())
         if step.phase is not self._phase:
-            _log.info("generation %d: %s", self._current.generation if self._current else 0, step.phase)
+            _log.info("%s: %s", self, step.phase)
         self._phase = step.phase
         return self._do(step)
 
@@ -132,10 +148,10 @@ class Supervisor:
             membership=self._word,
             generation=self._current.generation if self._current else 0,
             alive=self._workers.running(),
-            exits=tuple(code for _, code in self._workers.exits.values()),
+            exits=tuple(end.code for end in self._workers.exits.values()),
             stopped=self._stopped,
-            drain_deadline=self._drain_deadline,
-            leaving=self._leaving,
+            drain_deadline=self._deadline(),
+            leaving=self._leave_deadline is not None,
             warm=self._workers.warm_seconds is not None,
         )
 
@@ -143,12 +159,13 @@ class Supervisor:
         if step.do is Do.START and self._word is not None:
             self._start(self._word)
         elif step.do is Do.DRAIN:
-            limit = self._settings.grace_seconds if self._leaving else self._settings.drain_seconds
-            _log.info("asking %d workers to save and leave within %.0f s", self._workers.running(), limit)
-            self._drain_deadline = time.monotonic() + limit
-            self._workers.signal(signal.SIGTERM)
+            self._drain_deadline = self._leave_deadline or time.monotonic() + self._settings.drain_seconds
+            limit = self._drain_deadline - time.monotonic()
+            _log.info("%s: asking %d workers to save and leave within %.0f s", self, self._workers.running(), limit)
+            self._workers.ask_to_leave()
         elif step.do is Do.KILL:
             self._stopped = self._stopped or self._failure is None
+            self._killed |= self._workers.alive.keys()
             self._workers.signal(signal.SIGKILL)
         elif step.do is Do.EXIT:
             self._write_last_words()
@@ -158,14 +175,15 @@ class Supervisor:
     def _start(self, word: Membership) -> None:
         self._current, self._stopped, self._drain_deadline, self._failure = word, False, None, None
         self._generation.set(word.generation)
+        self._killed, self._judged = set(), set()
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
-        for old in self._settings.state_dir.iterdir():
-            if old.name.isdigit() and int(old.name) < word.generation - 1:
-                shutil.rmtree(old, ignore_errors=True)
+        kept = sorted((old for old in self._settings.state_dir.iterdir() if old.name.isdecimal()), key=_number)
+        for old in kept[:-2]:
+            shutil.rmtree(old, ignore_errors=True)
         count = self._settings.workers
         address, _, port = word.master.rpartition(":")
-        _log.info("generation %d: node rank %d of %d, master %s", word.generation, word.rank, word.nodes, word.master)
+        _log.info("%s: of %d nodes, master %s", self, word.nodes, word.master)
         self._workers.fork(
             [
                 Place(
@@ -183,24 +201,63 @@ class Supervisor:
             ]
         )
 
-    def _note_failure(self) -> None:
-        """Keep the earliest cause of the generation's end; what peers say afterwards is only an echo of it."""
-        if self._failure is not None or self._stopped or self._current is None:
+    def _judge_ends(self) -> None:
+        """Count the workers that ended since, and say why the generation did.
+
+        Judged anew with each end: the first one heard of may be an echo of another that follows.
+        """
+        word, asked = self._current, self._drain_deadline is not None
+        fresh = self._workers.exits.keys() - self._judged
+        if word is None or not fresh:
             return
-        broken = {r: e for r, e in self._workers.exits.items() if e[1] not in (EXIT_DONE, EXIT_LEFT)}
-        if not broken:
+        self._judged |= fresh
+        first = word.rank * self._settings.workers
+        # What we killed ourselves explains nothing: siblings of a failed worker, a world that is superseded.
+        ours = {r for r, end in self._workers.exits.items() if r in self._killed and end.code == -signal.SIGKILL}
+        broken = {
+            r: end for r, end in self._workers.exits.items() if r not in ours and is_failure(end.code, asked=asked)
+        }
+        for local in fresh:
+            end = self._workers.exits[local]
+            if local in ours:
+                reason = "Stopped"
+            elif local in broken:
+                reason = explain(self._folder(), first + local, local, end).reason
+            else:
+                reason = "Done" if end.code == EXIT_DONE else "Left"
+            self._exits.labels(reason).inc()
+        if not broken or self._stopped:
             return
-        written = [_read(Failure, self._folder() / f"failure-{local}.json") for local in broken]
-        first = self._current.rank * self._settings.workers
-        causes = [w for w in written if w is not None]
-        causes += [
-            _unexplained(first + local, when, code)
-            for (local, (when, code)), w in zip(broken.items(), written, strict=True)
-            if w is None
-        ]
-        self._failure = min(causes, key=lambda cause: (cause.reason == PEER_LOST, cause.time))
-        self._exits.labels(self._failure.reason).inc()
-        _log.error("%s: %s", self._failure.reason, self._failure.message)
+        cause = root_cause(self._folder(), first, broken)
+        if cause != self._failure:
+            self._failure = cause
+            _log.error("%s: %s: %s", self, cause.reason, cause.message)
+
+    def _read_membership(self) -> None:
+        word = self._file.read()
+        if word is not None and (self._word is None or word.generation > self._word.generation):
+            self._asked_at = time.monotonic()
+        self._word = word
+
+    def _time_start(self) -> None:
+        """Take the time of a start once all its workers run."""
+        if self._asked_at is None or self._current is None or self._word is None:
+            return
+        started = self._current.generation == self._word.generation
+        if started and len(self._workers.alive) == self._settings.workers:
+            self._last_start.set(time.monotonic() - self._asked_at)
+            self._asked_at = None
+
+    def _deadline(self) -> float | None:
+        """When workers that were asked to leave are killed: the kubelet's patience cuts a drain short."""
+        if self._drain_deadline is None or self._leave_deadline is None:
+            return self._drain_deadline
+        return min(self._drain_deadline, self._leave_deadline)
+
+    def __str__(self) -> str:
+        """Where this agent is, for its log."""
+        word = self._current
+        return f"generation {word.generation} node rank {word.rank}" if word else "no generation yet"
 
     def _folder(self) -> Path:
         return self._settings.state_dir / str(self._current.generation if self._current else 0)
@@ -215,6 +272,9 @@ class Supervisor:
         return own + (path.read_text() if leads and path.exists() else "")
 
     def _unready(self) -> str:
+        failure = self._failure
+        if self._phase is AgentPhase.FAILED and failure is not None:
+            return f"generation failed: {failure.reason}: {failure.message}"
         if self._phase is AgentPhase.STANDBY and self._workers.warm_seconds is None:
             return "the fork server is not warm yet"
         return "" if self._phase in (AgentPhase.STANDBY, AgentPhase.TRAINING) else f"phase {self._phase}"
@@ -224,34 +284,14 @@ class Supervisor:
         return f"the loop has stood still for {age:.0f} s" if age > _STALLED_SECONDS else ""
 
     def _on_signal(self, *_: object) -> None:
-        self._leaving = True
+        if self._leave_deadline is None:
+            self._leave_deadline = time.monotonic() + self._settings.grace_seconds
 
     def _write_last_words(self) -> None:
         """Leave the status as the pod's termination message; the kubelet keeps 4096 bytes."""
-        said = self.status()
-        if said.failure is not None and len(said.failure.message) > 1000:
-            short = said.failure.model_copy(update={"message": said.failure.message[:1000] + " …"})
-            said = said.model_copy(update={"failure": short})
-        text = said.model_dump_json()
-        if len(text.encode()) > _TERMINATION_BYTES and said.progress is not None:
-            lean = said.progress.model_copy(update={"stage_start_validation": ()})
-            text = said.model_copy(update={"progress": lean}).model_dump_json()
-        if len(text.encode()) <= _TERMINATION_BYTES:
-            with contextlib.suppress(OSError):
-                self._settings.termination_log.write_text(text)
+        with contextlib.suppress(OSError):
+            self._settings.termination_log.write_text(last_words(self.status()))
 
 
-def _unexplained(rank: int, when: float, code: int) -> Failure:
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = "; the node may be out of memory" if name == "SIGKILL" else ""
-        return Failure(time=when, rank=rank, reason="Killed", message=f"worker rank {rank} was killed by {name}{hint}")
-    text = f"worker rank {rank} exited with code {code} and left no explanation; see its log"
-    return Failure(time=when, rank=rank, reason="AppError", message=text)
-
-
-def _read(model: type[_T], path: Path) -> _T | None:
-    try:
-        return model.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
+def _number(folder: Path) -> int:
+    return int(folder.name)
