@@ -7,7 +7,7 @@ from skywork_trainer.config import MEMBERSHIP_ANNOTATION
 
 from skywork_operator.api import GROUP, KIND, VERSION
 from skywork_operator.cluster import ApiError, Cluster
-from skywork_operator.render import MANAGER, object_name
+from skywork_operator.render import MANAGER
 from skywork_operator.times import timestamp
 from skywork_operator.world import Event, Plan
 
@@ -25,8 +25,8 @@ async def act(cluster: Cluster, body: dict[str, Any], plan: Plan, now: float) ->
         await cluster.write_status(body, status)
     for manifest in plan.objects:
         await cluster.apply(manifest)
-    for stage in plan.suspend:
-        await cluster.suspend_job(namespace, object_name(metadata["name"], stage))
+    for job in plan.suspend:
+        await cluster.suspend_job(namespace, job)
     for pod, word in plan.memberships:
         annotations = {MEMBERSHIP_ANNOTATION: word.model_dump_json()}
         await cluster.annotate_pod(namespace, pod.name, pod.uid, annotations)

@@ -10,13 +10,24 @@ from skywork_trainer.config import AgentStatus
 
 from skywork_operator.api.quantities import parse_duration_seconds
 from skywork_operator.api.status import NodeCounts, SkyworkRunStatus, StageStatus
-from skywork_operator.policies import failures, membership, report
+from skywork_operator.policies import failures, membership, preparation, report
 from skywork_operator.policies.conditions import find, set_condition
-from skywork_operator.render import Defaults, run_config, stage_objects
+from skywork_operator.render import (
+    Defaults,
+    object_name,
+    prepare_config_map,
+    prepare_job,
+    prepared_by_name,
+    run_config,
+    stage_objects,
+)
+from skywork_operator.render import preparation as trainer_preparation
 from skywork_operator.times import seconds, timestamp
-from skywork_operator.world import Event, Job, Plan, Pod, Run, World
+from skywork_operator.world import Event, Job, Plan, Pod, PrepareJob, Run, World
 
 POLL_SECONDS = 1.0
+PREPARE_POLL_SECONDS = 10.0
+"""Only for what no watch tells; the Job's own progress comes as events."""
 GROW_AFTER_SECONDS = 30.0
 
 
@@ -24,24 +35,37 @@ def decide(world: World, now: float, defaults: Defaults) -> Plan:
     """The plan of one pass over one run."""
     run = world.run
     try:
-        for planned in run.spec.stages:
-            run_config(run, planned.name)
+        _check(run)
     except ValueError as error:
         return _rejected(run, report.sentence(error), now)
     draft = _Draft(run=run, status=run.status, now=now)
-    if find(run.status.conditions, "Accepted") is None:
+    accepted = find(run.status.conditions, "Accepted")
+    if accepted is None or accepted.status != "True":
         draft.say("Accepted", True, "Valid", "the spec is complete and consistent")
     stage = _current_stage(world, draft)
     if stage is None:
         return _succeeded(draft)
     job = world.jobs.get(stage)
     if draft.failed:
-        return _release(draft, job)
+        return _release(draft, world)
     if job is not None and job.failed is not None:
         return _failed_job(draft, world, stage, job)
     if job is None:
-        return _start_stage(draft, stage, defaults)
+        step = _prepared(draft, world, stage)
+        return _start_stage(draft, stage, defaults) if step is None else _prepare(draft, stage, step, defaults)
     return _train(draft, world, stage)
+
+
+def _check(run: Run) -> None:
+    """Raise ValueError when a stage or a preparation cannot be rendered, whenever its turn would be."""
+    # The last stage's configuration holds all the others.
+    run_config(run, run.spec.stages[-1].name)
+    preparation.check(run.spec)
+    for name in prepared_by_name(run.spec):
+        try:
+            trainer_preparation(run, name)
+        except ValueError as error:
+            raise ValueError(f"prepare of {name}: {report.sentence(error)}") from error
 
 
 @dataclass
@@ -72,6 +96,17 @@ class _Draft:
 
     def tell(self, kind: str, reason: str, message: str) -> None:
         self.events = (*self.events, Event(kind=kind, reason=reason, message=message))
+
+    def hear(self, words: AgentStatus | None, stage: str) -> None:
+        """Take over what rank 0 reports; a repeated source is told of once, and stays in the status."""
+        if words is None:
+            return
+        self.status = report.with_progress(self.status, words, self.run, stage)
+        warnings = report.warnings(words, self.status)
+        if warnings:
+            if find(self.status.conditions, "DataRepeated") is None:
+                self.tell("Warning", "SourceRepeated", warnings)
+            self.say("DataRepeated", True, "SourceRepeated", warnings)
 
     def update(self, **fields: object) -> None:
         self.status = self.status.model_copy(update=fields)
@@ -105,9 +140,7 @@ def _current_stage(world: World, draft: _Draft) -> str | None:
 
 
 def _complete_stage(draft: _Draft, world: World, stage: str) -> None:
-    words = report.newest_progress(world.pods)
-    if words is not None:
-        draft.status = report.with_progress(draft.status, words, draft.run, stage)
+    draft.hear(report.newest_progress(world.pods), stage)
     record = report.stage_record(draft.status, stage) or StageStatus(name=stage)
     done = record.model_copy(update={"completion_time": timestamp(draft.now)})
     draft.status = report.with_stage(draft.status, done)
@@ -124,6 +157,48 @@ def _succeeded(draft: _Draft) -> Plan:
     return draft.plan()
 
 
+def _prepared(draft: _Draft, world: World, stage: str) -> preparation.Step | None:
+    """What is still to be done before `stage` may start, None when nothing is; records what was done."""
+    outcome = preparation.advance(draft.run, draft.status, world.prepare_jobs, stage)
+    if not outcome.phases:
+        return None
+    draft.status = preparation.with_phases(draft.status, draft.run.spec, outcome.phases)
+    for source in outcome.begun:
+        draft.tell("Normal", "PrepareStarted", f"source {source} is prepared for stage {stage}")
+    for source in outcome.finished:
+        draft.tell("Normal", "SourcePrepared", f"source {source} is prepared")
+    if outcome.step is None:
+        draft.say("Prepared", True, "SourcesPrepared", f"all that stage {stage} needs is prepared")
+    return outcome.step
+
+
+def _prepare(draft: _Draft, stage: str, step: preparation.Step, defaults: Defaults) -> Plan:
+    job = step.job
+    if job is not None and job.failed is not None:
+        cause = min(job.failures, key=lambda f: (f.retryable, f.time), default=None)
+        reason, message = (cause.reason, cause.message) if cause is not None else ("PrepareFailed", job.failed)
+        message = f"source {step.source}: {message}"
+        draft.say("Prepared", False, reason, message)
+        return _give_up(draft, reason, message)
+    reason, message = "InProgress", step.progress
+    if job is not None and job.blocked is not None:
+        reason, message = job.blocked[0], f"{message}; {job.blocked[1]}"
+        before = find(draft.status.conditions, "Prepared")
+        if before is None or before.reason != reason:
+            draft.tell("Warning", reason, message)
+    draft.say("Prepared", False, reason, message)
+    draft.say("Running", False, "Preparing", f"stage {stage} waits for its sources")
+    draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
+    draft.update(state="Preparing", stage=stage, tokens_per_second=0, nodes=NodeCounts())
+    if job is not None:
+        return draft.plan(requeue_after_seconds=PREPARE_POLL_SECONDS)
+    made = [prepare_job(draft.run, step.source, step.reading, defaults)]
+    if step.first:
+        # Only with the first Job: what this version of the operator would render may differ from what its pods read.
+        made.insert(0, prepare_config_map(draft.run, step.source))
+    return draft.plan(objects=tuple(made), requeue_after_seconds=PREPARE_POLL_SECONDS)
+
+
 def _start_stage(draft: _Draft, stage: str, defaults: Defaults) -> Plan:
     record = report.stage_record(draft.status, stage)
     if record is None:
@@ -131,8 +206,7 @@ def _start_stage(draft: _Draft, stage: str, defaults: Defaults) -> Plan:
         draft.tell("Normal", "StageStarted", f"stage {stage} asks for {draft.run.spec.trainer.nodes.max} nodes")
     draft.say("Running", False, "Starting", f"stage {stage} waits for its pods")
     draft.update(state="Starting", stage=stage)
-    if find(draft.status.conditions, "Succeeded") is None:
-        draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
+    draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
     objects = tuple(stage_objects(draft.run, stage, defaults))
     return draft.plan(objects=objects, requeue_after_seconds=POLL_SECONDS)
 
@@ -158,8 +232,7 @@ def _train(draft: _Draft, world: World, stage: str) -> Plan:
     spec = draft.run.spec
     generation = membership.observe_generation(world.pods)
     words = report.newest_progress(world.pods)
-    if words is not None:
-        draft.status = report.with_progress(draft.status, words, draft.run, stage)
+    draft.hear(words, stage)
     draft.update(
         stage=stage,
         nodes=NodeCounts(
@@ -179,7 +252,7 @@ def _train(draft: _Draft, world: World, stage: str) -> Plan:
         _count_end(draft, generation)
         if draft.status.restarts.without_progress > spec.failure_policy.restarts_without_progress:
             _give_up_on(draft, generation)
-            return _release(draft, world.jobs.get(stage))
+            return _release(draft, world)
     return _form_world(draft, world, stage, generation)
 
 
@@ -226,17 +299,20 @@ def _give_up_on(draft: _Draft, generation: membership.Generation) -> None:
     )
 
 
-def _release(draft: _Draft, job: Job | None) -> Plan:
-    """Suspend the Job of a run that has given up: nothing holds GPUs for it, and its checkpoints stay."""
-    if job is None or job.failed is not None or job.suspended:
-        return draft.plan()
-    return draft.plan(suspend=(job.stage,))
+def _release(draft: _Draft, world: World) -> Plan:
+    """Suspend the Jobs of a run that has given up: nothing holds nodes for it, and its checkpoints stay."""
+    ended = {object_name(draft.run.name, job.stage): _ended(job) for job in world.jobs.values()}
+    ended |= {job.name: _ended(job) for job in world.prepare_jobs}
+    return draft.plan(suspend=tuple(name for name, over in ended.items() if not over))
+
+
+def _ended(job: Job | PrepareJob) -> bool:
+    return job.complete or job.suspended or job.failed is not None
 
 
 def _form_world(draft: _Draft, world: World, stage: str, generation: membership.Generation) -> Plan:
     spec = draft.run.spec
-    running = find(draft.status.conditions, "Running")
-    waited = draft.now - seconds(running.last_transition_time) if running is not None else 0.0
+    waited = draft.now - _waiting_since(draft, stage)
     pause = failures.backoff_seconds(draft.status.restarts.without_progress) - waited
     if generation.number and pause > 0:
         return draft.plan(requeue_after_seconds=pause)
@@ -253,6 +329,15 @@ def _form_world(draft: _Draft, world: World, stage: str, generation: membership.
     # Never a number that was handed out before, not even one that died with its pass: some pod may have seen it.
     number = max(draft.status.generation, generation.number) + 1
     return _new_generation(draft, chosen, number, drain=False)
+
+
+def _waiting_since(draft: _Draft, stage: str) -> float:
+    """When the last world ended, or the stage began: what was prepared before that is no time waited for pods."""
+    running = find(draft.status.conditions, "Running")
+    record = report.stage_record(draft.status, stage)
+    ended = seconds(running.last_transition_time) if running is not None else draft.now
+    began = seconds(record.start_time) if record is not None and record.start_time is not None else ended
+    return max(ended, began)
 
 
 def _new_generation(draft: _Draft, chosen: list[Pod], number: int, *, drain: bool) -> Plan:

@@ -7,20 +7,20 @@ from typing import Any, TypeVar
 
 import aiohttp
 from pydantic import ValidationError
-from skywork_trainer.config import AGENT_PORT, MEMBERSHIP_ANNOTATION, AgentStatus, Membership
+from skywork_trainer.config import AGENT_PORT, MEMBERSHIP_ANNOTATION, AgentStatus, Failure, Membership
 
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.api.types import SkyworkRunSpec
 from skywork_operator.cluster import Cluster
 from skywork_operator.policies.blockage import blockage
-from skywork_operator.render import RUN_LABEL, STAGE_LABEL
+from skywork_operator.render import PHASE_LABEL, PREPARE_LABEL, RUN_LABEL, STAGE_LABEL
 from skywork_operator.times import seconds
-from skywork_operator.world import Job, Pod, Run, World
+from skywork_operator.world import Job, Pod, PrepareJob, Run, World
 
 _AGENT_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 _INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T", Membership, AgentStatus)
+_T = TypeVar("_T", Membership, AgentStatus, Failure)
 
 
 def parse_run(body: dict[str, Any]) -> Run:
@@ -38,18 +38,23 @@ def parse_run(body: dict[str, Any]) -> Run:
 
 
 async def observe(cluster: Cluster, agents: aiohttp.ClientSession, run: Run) -> World:
-    """Read the run's Jobs, the pods of its newest stage, and what each of their agents says."""
+    """Read the run's Jobs, the pods of its newest stage with their agents' words, and those of its preparations."""
     found = await cluster.list_jobs(run.namespace, {RUN_LABEL: run.name})
     owned = [job for job in found if _owner(job) == run.uid]
-    jobs = {job["metadata"]["labels"][STAGE_LABEL]: _job(job) for job in owned}
+    jobs = {
+        job["metadata"]["labels"][STAGE_LABEL]: _job(job) for job in owned if STAGE_LABEL in job["metadata"]["labels"]
+    }
+    preparing = [job for job in owned if PREPARE_LABEL in job["metadata"]["labels"]]
+    prepare_jobs = tuple([await _prepare_job(cluster, run, job) for job in preparing])
     order = [stage.name for stage in run.spec.stages if stage.name in jobs]
     if not order:
-        return World(run=run, jobs=jobs)
+        return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs)
     newest = jobs[order[-1]]
     bodies = await cluster.list_pods(run.namespace, {RUN_LABEL: run.name, STAGE_LABEL: newest.stage})
     mine = [body for body in bodies if _owner(body) == newest.uid]
     pods = await asyncio.gather(*(_pod(agents, body) for body in mine))
-    return World(run=run, jobs=jobs, pods=tuple(sorted(pods, key=lambda p: (p.index, p.name))))
+    ordered = tuple(sorted(pods, key=lambda p: (p.index, p.name)))
+    return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, pods=ordered)
 
 
 def _owner(body: dict[str, Any]) -> str | None:
@@ -57,16 +62,55 @@ def _owner(body: dict[str, Any]) -> str | None:
     return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 
 
+def _label(body: dict[str, Any], label: str) -> str:
+    value: str = body["metadata"]["labels"].get(label, "")
+    return value
+
+
 def _job(body: dict[str, Any]) -> Job:
-    conditions = {c["type"]: c for c in body.get("status", {}).get("conditions") or [] if c["status"] == "True"}
-    failed = conditions.get("Failed") or conditions.get("FailureTarget")
+    complete, failed = _end(body)
     return Job(
         stage=body["metadata"]["labels"][STAGE_LABEL],
         uid=body["metadata"]["uid"],
-        complete="Complete" in conditions,
-        failed=failed.get("message", failed["reason"]) if failed else None,
+        complete=complete,
+        failed=failed,
         suspended=bool(body["spec"].get("suspend")),
     )
+
+
+def _end(body: dict[str, Any]) -> tuple[bool, str | None]:
+    """Whether the Job is complete, and the message it failed with."""
+    conditions = {c["type"]: c for c in body.get("status", {}).get("conditions") or [] if c["status"] == "True"}
+    failed = conditions.get("Failed") or conditions.get("FailureTarget")
+    return "Complete" in conditions, failed.get("message", failed["reason"]) if failed else None
+
+
+async def _prepare_job(cluster: Cluster, run: Run, body: dict[str, Any]) -> PrepareJob:
+    labels = body["metadata"]["labels"]
+    complete, failed = _end(body)
+    pods: list[dict[str, Any]] = []
+    # The pods of a complete Job have nothing more to say, and a source may have a thousand of them.
+    if not complete:
+        wanted = {key: labels[key] for key in (RUN_LABEL, PREPARE_LABEL, PHASE_LABEL)}
+        found = await cluster.list_pods(run.namespace, wanted)
+        pods = [pod for pod in found if _owner(pod) == body["metadata"]["uid"]]
+    said = [_parse(Failure, _termination_message(pod.get("status", {}))) for pod in pods if _has_failed(pod)]
+    return PrepareJob(
+        source=labels[PREPARE_LABEL],
+        reading=labels[PHASE_LABEL],
+        name=body["metadata"]["name"],
+        parts=body["spec"]["completions"],
+        succeeded=body.get("status", {}).get("succeeded", 0),
+        complete=complete,
+        failed=failed,
+        suspended=bool(body["spec"].get("suspend")),
+        failures=tuple(failure for failure in said if failure is not None),
+        blocked=next((why for pod in pods if (why := blockage(pod)) is not None), None),
+    )
+
+
+def _has_failed(pod: dict[str, Any]) -> bool:
+    return bool(pod.get("status", {}).get("phase") == "Failed")
 
 
 async def _pod(agents: aiohttp.ClientSession, body: dict[str, Any]) -> Pod:

@@ -1,7 +1,7 @@
 """What a reconcile pass sees and what it wants: plain data between observe, decide and act."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from skywork_trainer.config import AgentPhase, AgentStatus, Failure, Membership, Role
 
@@ -33,6 +33,26 @@ class Job:
     failed: str | None = None
     """Message of the Job's Failed condition."""
     suspended: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareJob:
+    """A Job that reads a source's inputs, joined with what its pods say."""
+
+    source: str
+    reading: Literal["scan", "write"]
+    name: str
+    parts: int
+    succeeded: int = 0
+    """Parts that are done."""
+    complete: bool = False
+    failed: str | None = None
+    """Message of the Job's Failed condition."""
+    suspended: bool = False
+    failures: tuple[Failure, ...] = ()
+    """Last words of its pods that failed."""
+    blocked: tuple[str, str] | None = None
+    """Reason and message of what keeps one of its pods from running."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +106,7 @@ class World:
     run: Run
     jobs: dict[str, Job] = field(default_factory=dict)
     """By stage."""
+    prepare_jobs: tuple[PrepareJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     """Of the newest stage that has a Job; replaced pods that ended are among them."""
 
@@ -108,7 +129,7 @@ class Plan:
     objects: tuple[dict[str, Any], ...] = ()
     """Whole manifests for server-side apply."""
     suspend: tuple[str, ...] = ()
-    """Stages whose Jobs are to be suspended."""
+    """Names of Jobs to be suspended."""
     memberships: tuple[tuple[Pod, Membership], ...] = ()
     events: tuple[Event, ...] = ()
     requeue_after_seconds: float | None = None

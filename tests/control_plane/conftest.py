@@ -1,16 +1,19 @@
 """A private control plane on loopback: real etcd, API server, controller manager and scheduler, no nodes."""
 
 import itertools
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dev.cluster.build import ensure_built
 from dev.cluster.control_plane import ControlPlane, control_plane
 from dev.demo.install import ROOT
 from dev.demo.kube import Kube
+from tests.control_plane.running import CHART, SYSTEM, Operator
 from tests.waiting import until
 
 _numbers = itertools.count(1)
@@ -44,3 +47,34 @@ def namespace(kube: Kube) -> str:
     name = f"test-{next(_numbers)}"
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
     return name
+
+
+@pytest.fixture(scope="session")
+def account(kube: Kube, plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A kubeconfig with nothing but a token of the ServiceAccount that the chart makes."""
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
+    rendered = kube.run_helm(
+        "template", "skywork", str(CHART), "-n", SYSTEM, "--kube-version", "1.36.3", "--set", "crds.enabled=false"
+    )
+    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
+    kube.apply(*[m for m in yaml.safe_load_all(rendered) if m and m["kind"] in kinds])
+    token = kube.run("create", "token", "skywork", "-n", SYSTEM).strip()
+    config = json.loads(plane.kubeconfig.read_text())
+    config["users"] = [{"name": "admin", "user": {"token": token}}]
+    path = tmp_path_factory.mktemp("account") / "kubeconfig"
+    path.write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture
+def start(account: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
+    started: list[Operator] = []
+
+    def one() -> Operator:
+        started.append(Operator(account, tmp_path / "operator.log"))
+        return started[-1]
+
+    yield one
+    for operator in started:
+        operator.kill()
+    print((tmp_path / "operator.log").read_text()[-3000:])

@@ -99,10 +99,10 @@ def test_a_name_too_long_for_jobs_and_pods_is_refused(kube: Kube, namespace: str
     ("path", "value", "named"),
     [
         ("model", {"preset": "skywork-13b"}, "spec.model is immutable"),
-        ("sources.0.uri", "s3://data/other", "spec.sources is immutable"),
+        ("sources.0.uri", "s3://data/other", "spec.sources[].uri is immutable"),
+        ("sources.0.epochs", {"max": 2}, "spec.sources[].epochs is immutable"),
         ("batch.globalTokens", "2048", "spec.batch is immutable"),
         ("checkpoints.uri", "s3://runs/other", "spec.checkpoints.uri is immutable"),
-        ("stages.0.tokens", "204800", "stages may be appended, not changed or removed"),
     ],
 )
 def test_the_past_of_a_run_cannot_be_edited(kube: Kube, namespace: str, path: str, value: Any, named: str) -> None:

@@ -1,95 +1,16 @@
 """The operator, as a process under its chart's own ServiceAccount, against a real API server."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dev.cluster.control_plane import ControlPlane
-from dev.demo.install import ROOT
 from dev.demo.kube import CommandError, Kube
+from tests.control_plane.running import ACCOUNT, CHART, Operator, status
 from tests.control_plane.test_crd import changed, manifest
 from tests.waiting import until
-
-CHART = ROOT / "charts/skywork-operator"
-SYSTEM = "skywork-system"
-ACCOUNT = f"system:serviceaccount:{SYSTEM}:skywork"
-
-
-@pytest.fixture(scope="module")
-def account(kube: Kube, plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A kubeconfig with nothing but a token of the ServiceAccount that the chart makes."""
-    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
-    rendered = kube.run_helm(
-        "template", "skywork", str(CHART), "-n", SYSTEM, "--kube-version", "1.36.3", "--set", "crds.enabled=false"
-    )
-    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
-    import yaml
-
-    kube.apply(*[m for m in yaml.safe_load_all(rendered) if m and m["kind"] in kinds])
-    token = kube.run("create", "token", "skywork", "-n", SYSTEM).strip()
-    config = json.loads(plane.kubeconfig.read_text())
-    config["users"] = [{"name": "admin", "user": {"token": token}}]
-    path = tmp_path_factory.mktemp("account") / "kubeconfig"
-    path.write_text(json.dumps(config))
-    return path
-
-
-class Operator:
-    """One operator process."""
-
-    def __init__(self, kubeconfig: Path, log: Path) -> None:
-        self.log = log
-        self.metrics, self.health = _free_port(), _free_port()
-        command = [sys.executable, "-m", "skywork_operator", "--trainer-image", "trainer:test"]
-        command += ["--metrics-port", str(self.metrics), "--health-port", str(self.health)]
-        with log.open("ab") as out:
-            environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAMESPACE": SYSTEM}
-            self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-
-    def page(self, port: int, path: str) -> str:
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-                return str(answer.read().decode())
-        except OSError:
-            return ""
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-@pytest.fixture
-def start(account: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
-    started: list[Operator] = []
-
-    def one() -> Operator:
-        started.append(Operator(account, tmp_path / "operator.log"))
-        return started[-1]
-
-    yield one
-    for operator in started:
-        operator.kill()
-    print((tmp_path / "operator.log").read_text()[-3000:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def status(kube: Kube, namespace: str) -> dict[str, Any]:
-    found: dict[str, Any] = kube.get("skyworkrun", "-n", namespace, "demo").get("status", {})
-    return found
 
 
 def test_a_run_gets_its_job_and_says_so_under_the_chart_s_own_rights(

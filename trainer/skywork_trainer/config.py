@@ -15,6 +15,12 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from skywork_trainer.shares import MixtureEntry as MixtureEntry
+from skywork_trainer.shares import Point as Point
+from skywork_trainer.shares import Shape as Shape
+from skywork_trainer.shares import Share as Share
+from skywork_trainer.shares import pieces
+
 CONFIG_PATH = "/etc/skywork/config/run.json"
 MEMBERSHIP_PATH = "/etc/skywork/pod/membership"
 MEMBERSHIP_ANNOTATION = "skywork.dev/membership"
@@ -77,29 +83,6 @@ class LearningRate(_Frozen):
     warmup_tokens: Annotated[int, Field(ge=0)] = 0
 
 
-class Shape(StrEnum):
-    """How a source's share moves from its first to its last value, x being the fraction of the stage trained."""
-
-    CONSTANT = "Constant"
-    LINEAR = "Linear"
-    QUADRATIC = "Quadratic"
-
-
-class Share(_Frozen):
-    """Share of a stage's sequences drawn from one source: `start` + (`end` - `start`) * x, or x squared."""
-
-    start: Annotated[float, Field(ge=0, le=1)]
-    end: Annotated[float, Field(ge=0, le=1)]
-    shape: Shape = Shape.CONSTANT
-
-
-class MixtureEntry(_Frozen):
-    """One source of a mixture; the single entry without a share takes what the others leave."""
-
-    source: str
-    share: Share | None = None
-
-
 class Stage(_Frozen):
     """One leg of the recipe: a token budget, a learning rate and a mixture."""
 
@@ -109,11 +92,38 @@ class Stage(_Frozen):
     mixture: Annotated[tuple[MixtureEntry, ...], Field(min_length=1)]
 
 
+class BeyondLimit(StrEnum):
+    """What happens when a source has been read `max_epochs` times."""
+
+    REPEAT = "Repeat"
+    """Go on with another permutation, and warn."""
+    RENORMALIZE = "Renormalize"
+    """The other sources of the mixture take its share, in proportion to theirs at that moment."""
+    FAIL = "Fail"
+    """Refuse the stage before its first step."""
+
+
+class OnCorrupt(StrEnum):
+    """What happens to a sequence whose part of a shard stays wrong after every retry."""
+
+    FAIL = "Fail"
+    SUBSTITUTE = "Substitute"
+    """Read another sequence of the source, the same one in every world, and record it."""
+
+
 class Source(_Frozen):
     """Prepared token shards below `uri` (s3:// or file://)."""
 
     name: str
     uri: str
+    max_epochs: Annotated[int, Field(ge=1)] | None = None
+    beyond_limit: BeyondLimit = BeyondLimit.REPEAT
+    on_corrupt: OnCorrupt = OnCorrupt.FAIL
+
+    @property
+    def stops_at_limit(self) -> bool:
+        """Whether the limit changes what is drawn."""
+        return self.max_epochs is not None and self.beyond_limit is BeyondLimit.RENORMALIZE
 
 
 class Validation(_Frozen):
@@ -149,6 +159,14 @@ class Checkpoints(_Frozen):
     keep_last: Annotated[int, Field(ge=1)] = 3
 
 
+class Attention(StrEnum):
+    """Whether a token sees the documents before its own in the same sequence."""
+
+    ACROSS_DOCUMENTS = "AcrossDocuments"
+    WITHIN_DOCUMENT = "WithinDocument"
+    """Positions start anew with every document."""
+
+
 class RunConfig(_Frozen):
     """The whole plan of a run, and the stage this Job trains."""
 
@@ -164,6 +182,7 @@ class RunConfig(_Frozen):
     optimizer: Optimizer = Optimizer()
     sequence_length: Annotated[int, Field(ge=8)]
     global_batch_sequences: Annotated[int, Field(ge=1)]
+    attention: Attention = Attention.ACROSS_DOCUMENTS
     sources: tuple[Source, ...]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     validation: Validation
@@ -179,13 +198,7 @@ class RunConfig(_Frozen):
             unknown = {entry.source for entry in stage.mixture} - known
             if unknown:
                 raise ValueError(f"stages[{stage.name}].mixture names {sorted(unknown)}; sources are {sorted(known)}")
-            if sum(entry.share is None for entry in stage.mixture) > 1:
-                raise ValueError(f"stages[{stage.name}].mixture: only one source may go without a share")
-            rests = any(entry.share is None for entry in stage.mixture)
-            for end in ("start", "end"):
-                total = sum(getattr(entry.share, end) for entry in stage.mixture if entry.share is not None)
-                if total > 1 + 1e-9 or (not rests and abs(total - 1) > 1e-9):
-                    raise ValueError(f"stages[{stage.name}].mixture: shares at the {end} add up to {total:g}, not 1")
+            pieces(stage.mixture, f"stages[{stage.name}].mixture")
         first = self.stages[0]
         if first.learning_rate.peak is None:
             raise ValueError(f"stages[{first.name}].learningRate.peak is missing: no stage before it has a rate")
@@ -221,6 +234,74 @@ def _digest(value: object) -> str:
 def load(path: str | Path) -> RunConfig:
     """Read a rendered configuration; raises pydantic's ValidationError naming each wrong field."""
     return RunConfig.model_validate_json(Path(path).read_bytes())
+
+
+SCRIPTS = ("Han", "Kana", "Hangul", "Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari", "Thai")
+
+
+class Filters(_Frozen):
+    """What a document must be like to be trained on; every limit is off unless it is set."""
+
+    normalise: bool = True
+    """Unicode NFC, line ends, control characters and runs of blank lines."""
+    min_characters: Annotated[int, Field(ge=1)] = 1
+    max_characters: Annotated[int, Field(ge=1)] | None = None
+    max_symbol_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Largest part of the visible characters that may be neither letters, digits nor everyday punctuation."""
+    remove_repeated_blocks: bool = False
+    """Keep only the first of the lines and paragraphs that a document repeats."""
+    max_repeated_share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Largest part of a document's characters that may lie in repeated lines and paragraphs."""
+    min_script_share: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
+    """Least part of a document's letters in each script, e.g. {"Han": 0.3}."""
+
+    @model_validator(mode="after")
+    def _scripts_known(self) -> Self:
+        unknown = sorted(set(self.min_script_share) - set(SCRIPTS))
+        if unknown:
+            raise ValueError(f"min_script_share names {', '.join(unknown)}; the scripts are {', '.join(SCRIPTS)}")
+        return self
+
+
+class NearDuplicates(_Frozen):
+    """Documents as alike as `threshold` (Jaccard similarity of their word n-grams, estimated by MinHash) are one."""
+
+    threshold: Annotated[float, Field(ge=0.3, lt=1)] = 0.8
+    words: Annotated[int, Field(ge=1, le=32)] = 5
+    permutations: Annotated[int, Field(ge=16, le=1024)] = 128
+
+
+class Decontamination(_Frozen):
+    """Drop documents that share a run of `words` words with an evaluation set."""
+
+    uris: tuple[str, ...] = ()
+    words: Annotated[int, Field(ge=4, le=64)] = 13
+
+
+class Preparation(_Frozen):
+    """How text becomes one source's token shards."""
+
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Paths, URIs or patterns of JSON lines (.jsonl, .gz, .zst) or Parquet files, in the order they are read."""
+    output: str
+    """URI of the source."""
+    tokenizer_uri: str
+    text_field: str = "text"
+    filters: Filters = Filters()
+    exact_duplicates: bool = False
+    """Drop documents that occurred before, byte for byte after normalisation."""
+    known: tuple[str, ...] = ()
+    """URIs of prepared sources whose documents count as having occurred before."""
+    near_duplicates: NearDuplicates | None = None
+    decontamination: Decontamination = Decontamination()
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Largest part of the lines that may be unreadable."""
+    shard_tokens: Annotated[int, Field(ge=1)] = 1 << 24
+    """A shard ends with the document that reaches this many tokens."""
+    chunk_bytes: Annotated[int, Field(ge=1)] = 1 << 28
+    """Inputs are worked on in chunks of about so many bytes; no shard spans two."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only so many lines of each chunk."""
 
 
 class Role(StrEnum):
@@ -302,6 +383,10 @@ class Progress(_Frozen):
     """As measured before the stage's first step."""
     source_sequences: dict[str, int] = {}
     """Sequences of this stage drawn from each source so far."""
+    source_epochs: dict[str, float] = {}
+    """How often the run has read each source so far."""
+    warnings: tuple[str, ...] = ()
+    """What a person should know about the stage's data."""
     checkpoint: str = ""
     checkpoint_step: int = 0
     checkpoint_uri: str = ""

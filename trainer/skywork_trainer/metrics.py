@@ -53,6 +53,11 @@ class Reporter:
         self._steps = self._counter("skywork_train_steps", "Steps of the run that are done.")
         self._tokens = self._counter("skywork_train_tokens", "Tokens of the run that are trained.")
         self._sources = self._counter("skywork_source_sequences", "Sequences the stage drew from a source.", "source")
+        self._source_tokens = self._counter("skywork_source_tokens", "Tokens the stage drew from a source.", "source")
+        self._epochs = self._gauge("skywork_source_epochs", "How often the run has read a source.", "source")
+        self._data_wait = self._counter(
+            "skywork_data_wait_seconds", "Time the worker of rank 0 waited for its sequences."
+        )
         self._step_seconds = Histogram(
             "skywork_train_step_duration_seconds",
             "Time from one step's end to the next's.",
@@ -87,8 +92,11 @@ class Reporter:
             resumed_from=checkpoint,
         )
 
-    def stepped(self, *, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
-        """Report one step that is done."""
+    def stepped(
+        self, *, step: int, loss: float, rate: float, norm: float, seconds: float, data_wait: float = 0.0
+    ) -> None:
+        """Report one step that is done, `data_wait` seconds of which its sequences were waited for."""
+        self._data_wait.labels(**self._labels).inc(data_wait)
         speed = self._config.global_batch_tokens / max(seconds, 1e-9)
         self._count_to(step)
         for gauge, value in ((self._loss, loss), (self._rate, rate), (self._norm, norm), (self._speed, speed)):
@@ -110,11 +118,20 @@ class Reporter:
             self._validation_step.labels(**self._labels).set(domain.step)
         self._update(validation=newest, stage_start_validation=stage_start)
 
-    def drawn(self, sequences: dict[str, int]) -> None:
-        """Report how many sequences of each source the stage has drawn."""
+    def drawn(self, sequences: dict[str, int], *, epochs: dict[str, float]) -> None:
+        """Report how many sequences of each source the stage has drawn, and how often the run has read each."""
         for source, count in sequences.items():
             self._raise_to(self._sources, count, source=source)
-        self._values = self._values.model_copy(update={"source_sequences": dict(sequences)})
+            self._raise_to(self._source_tokens, count * self._config.sequence_length, source=source)
+        for source, times in epochs.items():
+            self._epochs.labels(**self._labels, source=source).set(times)
+        self._values = self._values.model_copy(
+            update={"source_sequences": dict(sequences), "source_epochs": dict(epochs)}
+        )
+
+    def warned(self, warnings: tuple[str, ...]) -> None:
+        """Report what a person should know about the stage's data."""
+        self._values = self._values.model_copy(update={"warnings": warnings})
 
     def saved(self, *, checkpoint: str, step: int, created: float, seconds: float) -> None:
         """Report a committed checkpoint."""

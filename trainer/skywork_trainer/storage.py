@@ -9,6 +9,7 @@ import hashlib
 import os
 import uuid
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -56,6 +57,10 @@ class Store(ABC):
     @abstractmethod
     def exists(self, key: str) -> bool:
         """Return whether there is an object; a missing bucket is an error, not an absent object."""
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Return the object's size in bytes; NotFound if there is none."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> list[str]:
@@ -125,6 +130,11 @@ class FileStore(Store):
         """Return whether the file exists."""
         with self._errors(key):
             return self._path(key).is_file()
+
+    def size(self, key: str) -> int:
+        """Return the file's size in bytes; NotFound if there is none."""
+        with self._errors(key):
+            return self._path(key).stat().st_size
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the keys that start with `prefix`, sorted; files still being written are left out."""
@@ -232,6 +242,11 @@ class S3Store(Store):
                 raise
             return False
         return True
+
+    def size(self, key: str) -> int:
+        """Return the object's size in bytes; NotFound if there is none."""
+        with self._errors(key):
+            return self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"]
 
     def list(self, prefix: str = "") -> list[str]:
         """Return the keys that start with `prefix`, sorted."""
@@ -361,14 +376,14 @@ def _s3_client(pid: int) -> "S3Client":
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     # boto3 itself reads only AWS_DEFAULT_REGION; the other SDKs and the pod-identity webhook set AWS_REGION.
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ("us-east-1" if endpoint else None)
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3",
         region_name=region,
         endpoint_url=endpoint or None,
         config=Config(
             retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", "6"))},
             connect_timeout=5,
-            read_timeout=60,
+            read_timeout=20,
             max_pool_connections=16,
             s3={"addressing_style": "path" if endpoint else "auto"},
             # The default since 2025 sends CRC trailers that older MinIO and other servers reject or store as content.
@@ -376,6 +391,20 @@ def _s3_client(pid: int) -> "S3Client":
             response_checksum_validation="when_required",
         ),
     )
+    client.meta.events.register("needs-retry.s3", _count_request)
+    return client
+
+
+requests: Counter[tuple[str, str]] = Counter()
+"""Requests of this process by operation and answer (HTTP status, or the error's name), every attempt counted."""
+
+
+def _count_request(
+    operation: object = None, response: object = None, caught_exception: Exception | None = None, **_: object
+) -> None:
+    answered = isinstance(response, tuple)
+    answer = str(response[0].status_code) if answered else type(caught_exception).__name__  # type: ignore[index]
+    requests[str(getattr(operation, "name", "")), answer] += 1
 
 
 def _checked(key: str) -> str:

@@ -56,22 +56,31 @@ def locate_tokenizer(uri: str) -> tuple[Store, str]:
     return open_store(uri), TOKENIZER_FILE
 
 
+def tokenizer_sha256(uri: str) -> str:
+    """Return the identity of the tokenizer at `uri`; DataError TokenizerInvalid if there is none."""
+    return LoadedTokenizer(_content(uri)).sha256
+
+
 def load_tokenizer(uri: str) -> LoadedTokenizer:
     """Read a tokenizer; DataError TokenizerInvalid when there is none or it cannot be used."""
+    loaded = LoadedTokenizer(_content(uri))
+    try:
+        loaded.tokenizer.get_vocab_size()
+    except Exception as error:  # the library raises bare Exception
+        raise DataError("TokenizerInvalid", f"{uri} is no tokenizer.json: {error}") from error
+    return loaded
+
+
+def _content(uri: str) -> bytes:
     store, key = locate_tokenizer(uri)
     try:
-        loaded = LoadedTokenizer(store.get(key))
+        return store.get(key)
     except StorageError as error:
         if error.reason != "NotFound":
             raise
         raise DataError(
             "TokenizerInvalid", f"no tokenizer at {store.uri}/{key}: train one or correct the URI"
         ) from error
-    try:
-        loaded.tokenizer.get_vocab_size()
-    except Exception as error:  # the library raises bare Exception
-        raise DataError("TokenizerInvalid", f"{store.uri}/{key} is no tokenizer.json: {error}") from error
-    return loaded
 
 
 def train_tokenizer(texts: Iterator[str], vocab_size: int) -> LoadedTokenizer:

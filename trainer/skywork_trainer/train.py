@@ -6,7 +6,7 @@ travels with a collective that happens anyway, so that no rank ever waits in ano
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from skywork_trainer import schedule
+from skywork_trainer.batch import micro_batches, rank_sequences
 from skywork_trainer.checkpoint import CheckpointMismatch
 from skywork_trainer.checkpoint.history import encode
 from skywork_trainer.checkpoint.manifest import Counters, Manifest
@@ -28,7 +29,6 @@ from skywork_trainer.storage import Store
 from skywork_trainer.validation import Windows, validate
 
 _log = logging.getLogger(__name__)
-_PREFETCH_STEPS = 8
 
 
 class Stream(Protocol):
@@ -53,15 +53,22 @@ class Stream(Protocol):
         """Return the identity of all that decided the draws before `sequence`."""
         ...
 
-    def prefetch(self, sequences: Iterable[int]) -> None:
-        """Fetch what these sequences need in the background."""
+    def epochs(self, sequence: int) -> dict[str, float]:
+        """Return how often the sequences before `sequence` have read each source."""
         ...
 
+    def warnings(self) -> tuple[str, ...]:
+        """Return what a person should know about this stage's data."""
+        ...
 
-def micro_batches(config: RunConfig, world: int) -> int:
-    """Return how many micro-batches every rank runs per step, the last ones padded where the batch does not divide."""
-    most = -(-config.global_batch_sequences // world)
-    return -(-most // config.engine.micro_batch_sequences)
+    def advance(self, step: int, sequences_of: Callable[[int], Sequence[int]]) -> None:
+        """Fetch what `step` and those behind it read in the background."""
+        ...
+
+    @property
+    def substituted(self) -> Mapping[int, int]:
+        """Window read instead, by sequence, of sequences that could not be read as planned."""
+        ...
 
 
 class Trainer:
@@ -154,7 +161,10 @@ class Trainer:
             created=manifest.created if manifest else 0.0,
             corrupt=candidates.corrupt,
         )
-        self._reporter.drawn(self._stream.drawn(self._step * self._config.global_batch_sequences))
+        for warning in self._stream.warnings():
+            _log.warning("%s", warning)
+        self._reporter.warned(self._stream.warnings())
+        self._report_data()
         self._reporter.validated(self._counters.validation, stage_start=self._counters.stage_start_validation)
 
     def _resume_from(self, manifest: Manifest) -> None:
@@ -186,11 +196,11 @@ class Trainer:
     def _train_step(self, mark: float) -> tuple[bool, bool, float]:
         """Train one step; return whether to leave, whether to save, and when it ended."""
         config, step = self._config, self._step
-        batch = config.global_batch_sequences
-        sequences = range(step * batch, (step + 1) * batch)[self._world.rank :: self._world.size]
-        ahead = (step + _PREFETCH_STEPS) * batch
-        self._stream.prefetch(range(ahead, ahead + batch)[self._world.rank :: self._world.size])
+        sequences = self._sequences(step)
+        self._stream.advance(step, self._sequences)
+        asked = time.monotonic()
         tokens_RS, valid_RT = self._read(sequences)
+        data_wait = time.monotonic() - asked
         size, nll = config.engine.micro_batch_sequences, 0.0
         for index in range(self._micro_batches):
             rows = slice(index * size, (index + 1) * size)
@@ -210,9 +220,18 @@ class Trainer:
         self._consumed.extend(sequences)
         self._losses.append(total / config.global_batch_tokens)
         now = time.monotonic()
-        self._reporter.drawn(self._stream.drawn(self._step * batch))
-        self._reporter.stepped(step=self._step, loss=self._losses[-1], rate=rate, norm=norm, seconds=now - mark)
+        self._report_data()
+        self._reporter.stepped(
+            step=self._step, loss=self._losses[-1], rate=rate, norm=norm, seconds=now - mark, data_wait=data_wait
+        )
         return leaving > 0, saving > 0, now
+
+    def _sequences(self, step: int) -> range:
+        return rank_sequences(step, self._world.rank, self._world.size, self._config)
+
+    def _report_data(self) -> None:
+        trained = self._step * self._config.global_batch_sequences
+        self._reporter.drawn(self._stream.drawn(trained), epochs=self._stream.epochs(trained))
 
     def _read(self, sequences: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this rank's sequences, filled up with masked rows so that every rank runs as many micro-batches."""
@@ -247,6 +266,11 @@ class Trainer:
         batch = self._config.engine.micro_batch_sequences
         return validate(self._engine.module, self._domains, step=self._step, batch=batch, world=self._world)
 
+    def _substituted(self) -> dict[int, int]:
+        substituted = self._stream.substituted
+        since = set(self._consumed) if substituted else set()
+        return {sequence: window for sequence, window in substituted.items() if sequence in since}
+
     def _save(self) -> None:
         self._reporter.section("save")
         began = time.monotonic()
@@ -267,6 +291,7 @@ class Trainer:
                 parent=self._parent,
                 parent_step=self._parent_step,
                 consumed=encode(self._consumed),
+                substituted=self._substituted(),
                 losses=self._losses,
             )
         )

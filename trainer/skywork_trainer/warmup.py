@@ -2,14 +2,16 @@
 
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.distributed as dist
 
+from skywork_trainer.batch import micro_batches
 from skywork_trainer.collectives import World
 from skywork_trainer.config import (
     Checkpoints,
@@ -28,13 +30,14 @@ from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
 from skywork_trainer.metrics import Reporter
 from skywork_trainer.model import Decoder, initialise
 from skywork_trainer.storage import open_store
-from skywork_trainer.train import Trainer, micro_batches
+from skywork_trainer.train import Trainer
 
 
 class SyntheticStream:
     """Tokens computed from the sequence number: stands in for data where only the path through the code matters."""
 
     tokenizer_sha256 = "synthetic"
+    substituted: Mapping[int, int] = MappingProxyType({})
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
@@ -58,7 +61,15 @@ class SyntheticStream:
         """Return a constant."""
         return "synthetic"
 
-    def prefetch(self, sequences: Iterable[int]) -> None:
+    def epochs(self, sequence: int) -> dict[str, float]:
+        """Return nothing: the stream has no end."""
+        return {}
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return nothing."""
+        return ()
+
+    def advance(self, step: int, sequences_of: Callable[[int], Sequence[int]]) -> None:
         """Do nothing."""
 
 

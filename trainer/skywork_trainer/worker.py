@@ -48,7 +48,7 @@ def preload() -> None:
     # DeepSpeed's own probe of the hardware would start CUDA in this process.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_gpu() else "cpu")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    for module in ("train", "engine.deepspeed_engine", "data.stream", "warmup"):
+    for module in ("train", "engine.deepspeed_engine", "data.stream", "data.held_out", "warmup"):
         importlib.import_module(f"skywork_trainer.{module}")
     reader, writer = os.pipe()
     child = os.fork()
@@ -129,7 +129,8 @@ class LeaveRequest:
 def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     import torch
 
-    from skywork_trainer.data.stream import SequenceStream, ValidationSet
+    from skywork_trainer.data.held_out import ValidationSet
+    from skywork_trainer.data.stream import SequenceStream
     from skywork_trainer.metrics import Reporter
     from skywork_trainer.storage import open_store
     from skywork_trainer.train import Trainer
@@ -165,9 +166,9 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
 def _engine(config: RunConfig, world: "World") -> "Engine":
     import torch
 
+    from skywork_trainer.batch import micro_batches
     from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
     from skywork_trainer.model import Decoder, initialise
-    from skywork_trainer.train import micro_batches
 
     torch.manual_seed(config.seed)
     module = Decoder(config.model)

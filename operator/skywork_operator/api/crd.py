@@ -33,6 +33,23 @@ _STAGE_NAME_RULE = {
     "rule": "self.spec.stages.all(s, size(self.metadata.name) + size(s.name) <= 50)",
     "message": "metadata.name and a spec.stages[].name together must have at most 50 characters",
 }
+# Both look at the old status, which an update of the spec leaves as it is; the record of a stage is written before its
+# Job is made, so no started stage is ever missed. Stages start in order: the first N records are the first N stages.
+_STARTED_RULE = {
+    "rule": "!has(oldSelf.status) || !has(oldSelf.status.stages) || ["
+    + ", ".join(str(i) for i in range(32))
+    + "].all(i, i >= size(oldSelf.status.stages) || (i < size(self.spec.stages) && "
+    "self.spec.stages[i] == oldSelf.spec.stages[i]))",
+    "message": "spec.stages: stages that have started (see status.stages) cannot be changed, removed or reordered, and "
+    "stay first; those after them may be edited",
+}
+_PREPARING_RULE = {
+    "rule": "!has(oldSelf.status) || !has(oldSelf.status.sources) || oldSelf.spec.sources.all(o, "
+    "!oldSelf.status.sources.exists(p, p.name == o.name && has(p.phase) && p.phase in ['Scanning', 'Writing']) || "
+    "self.spec.sources.exists(n, n.name == o.name && has(n.prepare) == has(o.prepare) && "
+    "(!has(o.prepare) || n.prepare == o.prepare)))",
+    "message": "spec.sources[].prepare cannot be changed while the source is being prepared (see status.sources)",
+}
 
 
 def crd() -> dict[str, Any]:
@@ -48,7 +65,7 @@ def crd() -> dict[str, Any]:
             "spec": _structural(SkyworkRunSpec),
             "status": _structural(SkyworkRunStatus),
         },
-        "x-kubernetes-validations": [_NAME_RULE, _STAGE_NAME_RULE],
+        "x-kubernetes-validations": [_NAME_RULE, _STAGE_NAME_RULE, _STARTED_RULE, _PREPARING_RULE],
     }
     columns = [
         {"name": name, "type": kind, "jsonPath": path, "priority": priority, "description": text}
@@ -108,8 +125,10 @@ def _structural(model: type[BaseModel]) -> dict[str, Any]:
                 out["enum"] = [value]
             elif key == "additionalProperties" and (value is False or node.get("x-kubernetes-preserve-unknown-fields")):
                 continue
+            elif key == "default":
+                out[key] = _without_nulls(value)
             elif key != "title":
-                out[key] = value if key in ("default", "enum", "required") else clean(value)
+                out[key] = value if key in ("enum", "required") else clean(value)
         if out.get("type") == "integer":
             out["format"] = "int64"
         if isinstance(out.get("description"), str):
@@ -118,6 +137,13 @@ def _structural(model: type[BaseModel]) -> dict[str, Any]:
 
     cleaned: dict[str, Any] = clean(schema)
     return cleaned
+
+
+def _without_nulls(value: Any) -> Any:
+    """A default as the API server takes it: what is optional and not given is absent, not null."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    return value
 
 
 def render() -> str:

@@ -1,11 +1,16 @@
 """Typed models of a SkyworkRun's status; fractions are decimal strings, as the API conventions ask."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
+from pydantic.types import StringConstraints
 
-from skywork_operator.api.types import Base, list_map
+from skywork_operator.api.fields import Base, list_map
+
+# Bounded, so that the rules which compare the spec with the status stay within the API server's cost budget.
+Known = Annotated[str, StringConstraints(max_length=63)]
+Phase = Literal["Pending", "Scanning", "Writing", "Prepared"]
 
 
 class StatusBase(Base):
@@ -25,7 +30,7 @@ class Condition(StatusBase):
     """One observation of the run, after the Kubernetes API conventions."""
 
     type: str
-    """Accepted, Running, Succeeded or Failed."""
+    """Accepted, Prepared, Running, DataRepeated, Succeeded or Failed."""
     status: str
     """True, False or Unknown."""
     reason: str
@@ -71,10 +76,21 @@ class SourceCount(StatusBase):
     """Its part of the stage's sequences so far."""
 
 
+class SourceStatus(StatusBase):
+    """What became of one source or held-out domain."""
+
+    name: Known
+    """Name of the source or domain."""
+    phase: Phase | None = None
+    """How far its preparation is; absent when it needs none."""
+    epochs: str | None = None
+    """How often the run has read it so far."""
+
+
 class StageStatus(StatusBase):
     """What became of one stage."""
 
-    name: str
+    name: Known
     """Name of the stage."""
     start_time: str | None = None
     """When its Job was made."""
@@ -140,7 +156,7 @@ class SkyworkRunStatus(StatusBase):
     observed_generation: int = 0
     """Generation of the spec that was acted on."""
     conditions: Annotated[list[Condition], Field(json_schema_extra=list_map("type"))] = []
-    """Accepted, Running, Succeeded, Failed."""
+    """Accepted, Prepared, Running, DataRepeated, Succeeded, Failed."""
     state: str = ""
     """One word for people; machines read the conditions."""
     stage: str = ""
@@ -171,5 +187,7 @@ class SkyworkRunStatus(StatusBase):
     """Generations that ended early."""
     last_checkpoint: Checkpoint | None = None
     """Newest committed checkpoint."""
-    stages: Annotated[list[StageStatus], Field(json_schema_extra=list_map("name"))] = []
+    sources: Annotated[list[SourceStatus], Field(max_length=128, json_schema_extra=list_map("name"))] = []
+    """Sources and domains that are prepared by this run, and sources that were read."""
+    stages: Annotated[list[StageStatus], Field(max_length=32, json_schema_extra=list_map("name"))] = []
     """Every stage that has begun."""

@@ -6,40 +6,11 @@ them, so that a bad manifest never reaches the operator.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import ConfigDict, Field
 from pydantic.types import StringConstraints
 
-from skywork_operator.api.quantities import DECIMAL_PATTERN, DURATION_PATTERN, QUANTITY_PATTERN
-
-Name = Annotated[str, StringConstraints(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")]
-Uri = Annotated[str, StringConstraints(min_length=6, max_length=1024, pattern=r"^(s3|file)://.+$")]
-Quantity = Annotated[str, StringConstraints(max_length=24, pattern=QUANTITY_PATTERN)]
-Duration = Annotated[str, StringConstraints(min_length=2, max_length=24, pattern=DURATION_PATTERN)]
-Decimal = Annotated[str, StringConstraints(max_length=24, pattern=DECIMAL_PATTERN)]
-
-
-def rules(*pairs: tuple[str, str]) -> dict[str, Any]:
-    """CEL rules for a model's schema, as (rule, message) pairs."""
-    return {"x-kubernetes-validations": [{"rule": rule, "message": message} for rule, message in pairs]}
-
-
-def list_map(*keys: str) -> dict[str, Any]:
-    """Schema marks of a list whose items are told apart by `keys`."""
-    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
-
-
-class Base(BaseModel):
-    """Camel-case JSON, closed to unknown fields, immutable."""
-
-    model_config = ConfigDict(
-        alias_generator=to_camel,
-        validate_by_name=True,
-        validate_by_alias=True,
-        extra="forbid",
-        frozen=True,
-        use_attribute_docstrings=True,
-    )
+from skywork_operator.api.data import Domain, MixtureEntry, Source
+from skywork_operator.api.fields import Base, Decimal, Duration, Name, Quantity, Uri, atomic, list_map, rules
 
 
 class Model(Base):
@@ -123,9 +94,7 @@ class Engine(Base):
 class Optimizer(Base):
     """AdamW; the defaults are the Skywork-13B paper's."""
 
-    betas: Annotated[
-        list[Decimal], Field(min_length=2, max_length=2, json_schema_extra={"x-kubernetes-list-type": "atomic"})
-    ] = [
+    betas: Annotated[list[Decimal], Field(min_length=2, max_length=2, json_schema_extra=atomic())] = [
         "0.9",
         "0.95",
     ]
@@ -155,15 +124,9 @@ class Batch(Base):
     """Tokens of one sequence."""
     global_tokens: Quantity
     """Tokens of one step over all nodes, a multiple of sequenceLength (16777216 in the paper)."""
-
-
-class Source(Base):
-    """A named set of prepared token shards."""
-
-    name: Name
-    """Name that mixtures and metrics use."""
-    uri: Uri
-    """Folder with index.json, as `skywork data prepare` writes it."""
+    attention: Literal["AcrossDocuments", "WithinDocument"] = "AcrossDocuments"
+    """Whether a token sees the documents before its own in the same sequence; with WithinDocument, positions start
+    anew with every document."""
 
 
 class Validation(Base):
@@ -173,7 +136,7 @@ class Validation(Base):
     """Tokens trained between two validations; stages also begin and end with one."""
     windows: Annotated[int, Field(ge=1, le=65536)] = 64
     """Sequences of each domain that are measured, the same ones every time."""
-    domains: Annotated[list[Source], Field(max_length=64, json_schema_extra=list_map("name"))] = []
+    domains: Annotated[list[Domain], Field(max_length=64, json_schema_extra=list_map("name"))] = []
     """Prepared shards of each held-out domain."""
 
 
@@ -211,39 +174,6 @@ class LearningRate(Base):
     """Tokens over which the rate rises linearly from zero to peak."""
 
 
-class Share(Base):
-    """A source's part of the stage's sequences, moving from `from` to `to` while the stage is trained."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            (
-                "double(self.from) <= 1.0 && (!has(self.to) || double(self.to) <= 1.0)",
-                "share.from and share.to must lie in 0..1",
-            ),
-            (
-                "self.shape == 'Constant' || has(self.to)",
-                "share.to is missing: a Linear or Quadratic share needs both ends",
-            ),
-        )
-    )
-
-    from_: Annotated[Decimal, Field(alias="from")]
-    """Share at the start of the stage, 0 to 1."""
-    to: Decimal | None = None
-    """Share at the end of the stage, 0 to 1."""
-    shape: Literal["Constant", "Linear", "Quadratic"] = "Constant"
-    """Quadratic from 0.1 to 0.4 averages 0.2, as the paper's second stage does."""
-
-
-class MixtureEntry(Base):
-    """One source of a mixture."""
-
-    source: Name
-    """Name of an entry of sources."""
-    share: Share | None = None
-    """One entry may go without: it takes what the others leave."""
-
-
 class Stage(Base):
     """One leg of the recipe."""
 
@@ -277,7 +207,11 @@ class FailurePolicy(Base):
     """Generations that may fail in a row without a new checkpoint. Deleted and evicted pods do not count."""
 
 
-_IMMUTABLE = ("model", "tokenizer", "batch", "optimizer", "sources", "validation")
+_KNOWN = (
+    "{entries}.all(x, !has(x.prepare) || !has(x.prepare.duplicates) || "
+    "x.prepare.duplicates.known.all(k, {other}self.sources.exists(s, s.name == k)))"
+)
+_IMMUTABLE = ("model", "tokenizer", "batch", "optimizer", "validation")
 
 
 class SkyworkRunSpec(Base):
@@ -294,9 +228,24 @@ class SkyworkRunSpec(Base):
                 "spec.checkpoints.uri is immutable: it names this run's past",
             ),
             (
-                "self.stages.size() >= oldSelf.stages.size() && "
-                "oldSelf.stages.all(old, self.stages.exists(new, new == old))",
-                "spec.stages: stages may be appended, not changed or removed",
+                "oldSelf.sources.all(old, self.sources.exists(new, new.name == old.name))",
+                "spec.sources: sources may be appended, not removed or renamed",
+            ),
+            (
+                "self.stages.all(s, !s.name.startsWith('prepare-'))",
+                "spec.stages[].name must not begin with prepare-: the Jobs that prepare sources have such names",
+            ),
+            (
+                _KNOWN.format(entries="self.sources", other="k != x.name && "),
+                "spec.sources[].prepare.duplicates.known must name other entries of spec.sources",
+            ),
+            (
+                _KNOWN.format(entries="self.validation.domains", other=""),
+                "spec.validation.domains[].prepare.duplicates.known must name entries of spec.sources",
+            ),
+            (
+                "self.validation.domains.all(d, !has(d.prepare) || !self.sources.exists(s, s.name == d.name))",
+                "spec.validation.domains[].name of a domain with prepare must not be the name of a source, too",
             ),
             (
                 "self.stages.all(s, s.mixture.all(m, self.sources.exists(x, x.name == m.source)))",
@@ -322,13 +271,14 @@ class SkyworkRunSpec(Base):
     batch: Batch
     """Tokens of one step."""
     sources: Annotated[list[Source], Field(min_length=1, max_length=64, json_schema_extra=list_map("name"))]
-    """Training data, by name."""
+    """Training data, by name. Sources may be appended; name, uri and epochs of one never change."""
     validation: Validation = Validation()
     """Held-out domains."""
     checkpoints: Checkpoints
     """Where and how often state is saved."""
     stages: Annotated[list[Stage], Field(min_length=1, max_length=32, json_schema_extra=list_map("name"))]
-    """The recipe, trained in this order; optimizer state goes from each stage to the next."""
+    """The recipe, trained in this order; optimizer state goes from each stage to the next. Stages that have not started
+    may be edited, removed and appended."""
     failure_policy: FailurePolicy = FailurePolicy()
     """When to give up."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from skywork_operator.api.status import Condition
 from skywork_operator.times import timestamp
 
-ORDER = ("Accepted", "Running", "Succeeded", "Failed")
+ORDER = ("Accepted", "Prepared", "Running", "DataRepeated", "Succeeded", "Failed")
 
 
 def set_condition(

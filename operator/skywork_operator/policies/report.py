@@ -14,6 +14,7 @@ from skywork_operator.api.status import (
     StageDomain,
     StageStatus,
 )
+from skywork_operator.policies.preparation import with_epochs
 from skywork_operator.render import run_config
 from skywork_operator.times import timestamp
 from skywork_operator.world import Pod, Run
@@ -89,7 +90,15 @@ def with_progress(status: SkyworkRunStatus, words: AgentStatus, run: Run, stage:
             "validation_loss": _domains(progress) or record.validation_loss,
         }
     )
-    return with_stage(status.model_copy(update=fields), record)
+    status = with_epochs(status.model_copy(update=fields), run.spec, progress.source_epochs)
+    return with_stage(status, record)
+
+
+def warnings(words: AgentStatus, status: SkyworkRunStatus) -> str:
+    """What the newest generation's rank 0 warns of; empty when nothing."""
+    if words.progress is None or words.generation < status.generation:
+        return ""
+    return "; ".join(words.progress.warnings)
 
 
 def _budget(run: Run, stage: str, batch: int) -> int:

@@ -16,12 +16,12 @@ from tests.unit.train.world import Fault, done, run_config, start, train
 
 def _resave(rank: int, size: int, port: int, config: RunConfig, folder: Path, generation: int) -> None:
     """Restore the newest checkpoint and save it again as it is, in this world's layout."""
+    from skywork_trainer.batch import micro_batches
     from skywork_trainer.checkpoint.manifest import Counters
     from skywork_trainer.checkpoint.restore import Candidates
     from skywork_trainer.checkpoint.saver import DataIdentity, Saver, Snapshot
     from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
     from skywork_trainer.model import Decoder
-    from skywork_trainer.train import micro_batches
     from skywork_trainer.worker import process_group
 
     from tests.unit.train.world import place

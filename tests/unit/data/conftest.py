@@ -3,9 +3,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from skywork_trainer.config import RunConfig
-from skywork_trainer.data.prepare import Preparation
-from skywork_trainer.data.texts import find_texts
+from skywork_trainer.config import Preparation, RunConfig
+from skywork_trainer.prepare import shardwriter
+from skywork_trainer.prepare.pipeline import prepare as prepare_source
 from skywork_trainer.tokenizer import LoadedTokenizer, train_tokenizer
 
 TEXTS = [
@@ -28,16 +28,21 @@ def tokenizer_uri(tmp_path: Path, tokenizer: LoadedTokenizer) -> str:
     return path.parent.as_uri()
 
 
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of 150 tokens, so that windows lie across their edges."""
+    monkeypatch.setattr(shardwriter, "PART_BYTES", 300)
+    monkeypatch.setattr("skywork_trainer.prepare.pipeline.PART_BYTES", 300)
+
+
 @pytest.fixture
-def prepare(tmp_path: Path, tokenizer: LoadedTokenizer) -> Prepare:
+def prepare(tmp_path: Path, tokenizer_uri: str) -> Prepare:
     def prepare(name: str, texts: list[str] = TEXTS, shard_tokens: int = 1500) -> str:
         path = tmp_path / f"{name}.jsonl"
         path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-        inputs = find_texts([str(path)])
         uri = (tmp_path / name).as_uri()
-        Preparation(
-            inputs=inputs, tokenizer=tokenizer, output=uri, shard_tokens=shard_tokens, report=lambda line: None
-        ).run()
+        options = Preparation(inputs=(str(path),), output=uri, tokenizer_uri=tokenizer_uri, shard_tokens=shard_tokens)
+        prepare_source(options, say=lambda line: None)
         return uri
 
     return prepare

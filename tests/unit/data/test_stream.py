@@ -1,16 +1,21 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from skywork_trainer.config import Source
+from skywork_trainer.batch import rank_sequences, step_sequences
+from skywork_trainer.cli import main
+from skywork_trainer.config import OnCorrupt, Source
+from skywork_trainer.data.catalog import Catalog
 from skywork_trainer.data.errors import DataError
+from skywork_trainer.data.held_out import ValidationSet
 from skywork_trainer.data.shards import read_index
-from skywork_trainer.data.stream import SequenceStream, ValidationSet, rank_sequences, step_sequences
+from skywork_trainer.data.stream import SequenceStream
 from skywork_trainer.tokenizer import LoadedTokenizer, train_tokenizer
 
 GENERAL = {"name": "general", "tokens": 16 * 12 * 20, "mixture": [{"source": "main"}]}
@@ -59,19 +64,19 @@ def test_an_epoch_reads_every_window_of_a_source_once(sources, configure, tmp_pa
 
 def test_a_stage_boundary_repeats_nothing_and_the_mixture_is_the_plan(sources, configure, tmp_path: Path) -> None:
     stream = SequenceStream(configure(sources, [GENERAL, STEM]), tmp_path / "cache")
-    drawn = Counter(stream.source_of(n) for n in range(240, 360))
+    drawn = Counter(stream.trace(n).source for n in range(240, 360))
     assert drawn == {"stem": 24, "main": 96}
     assert stream.drawn(360) == drawn
     assert stream.drawn(240) == {"stem": 0, "main": 0}
-    assert stream.drawn(300) == Counter(stream.source_of(n) for n in range(240, 300))
+    assert stream.drawn(300) == Counter(stream.trace(n).source for n in range(240, 300))
     stream.close()
 
 
-def test_prefetched_shards_read_the_same_and_prefetch_never_fails(sources, configure, tmp_path: Path) -> None:
+def test_what_is_fetched_ahead_reads_the_same_and_never_fails(sources, configure, tmp_path: Path) -> None:
     config = configure(sources, [GENERAL, STEM])
     plain = SequenceStream(config, tmp_path / "one")
     ahead = SequenceStream(config, tmp_path / "two")
-    ahead.prefetch(range(340, 400))
+    ahead.advance(28, lambda step: range(step * 12, step * 12 + 12))
     assert [ahead.read(n).tolist() for n in range(330, 360)] == [plain.read(n).tolist() for n in range(330, 360)]
     plain.close()
     ahead.close()
@@ -165,6 +170,93 @@ def test_validation_windows_are_the_first_ones_with_short_ends_masked(prepare, c
     assert held.tokens.shape[1:] == (17,)
     assert held.mask.shape == (len(held.tokens), 16)
     assert held.mask.sum() == sum(shard.tokens - 1 for shard in index.shards)
-    first = np.fromfile(tmp_path / "held-out" / "shard-00000.bin", dtype=index.numpy_dtype)
+    first = np.fromfile(tmp_path / "held-out" / index.shards[0].file, dtype=index.numpy_dtype)
     assert held.tokens[0][: len(first)].tolist() == first.tolist()
     assert held.tokens[0][len(first) :].sum() == 0
+
+
+@given(
+    lives=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(0, 3)), min_size=1, max_size=8),
+    batch=st.integers(1, 24),
+)
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_sequence_of_worlds_with_kills_reads_exactly_the_planned_sequences(
+    lives: list[tuple[int, int, int]], batch: int, sources, configure, tmp_path: Path
+) -> None:
+    """Each life: a world, the steps it trains, and how many of them are lost because it is killed before a save."""
+    stages = [GENERAL | {"tokens": 16 * batch * 30}, STEM | {"tokens": 16 * batch * 40}]
+    config = configure(sources, stages, global_batch_sequences=batch)
+    alone = SequenceStream(config, tmp_path / "cache")
+    saved, trained = 0, {}
+    for world, steps, lost in lives:
+        stream = SequenceStream(config, tmp_path / "cache")
+        for step in range(saved, min(saved + steps, 70)):
+            read = [
+                (sequence, stream.read(sequence).tobytes())
+                for rank in range(world)
+                for sequence in rank_sequences(step, rank, world, config)
+            ]
+            trained[step] = read
+        stream.close()
+        saved = max(min(saved + steps, 70) - lost, saved)
+    for step, read in trained.items():
+        assert read == [(n, alone.read(n).tobytes()) for n in step_sequences(step, config)]
+    alone.close()
+
+
+def test_a_trace_names_what_is_read(sources, configure, tmp_path: Path) -> None:
+    stream = SequenceStream(configure(sources, [GENERAL, STEM]), tmp_path / "cache")
+    for sequence in (0, 17, 239, 240, 359):
+        trace = stream.trace(sequence)
+        index = read_index(trace.source, sources[trace.source])
+        tokens = np.fromfile(tmp_path / trace.source / trace.shard, dtype=index.numpy_dtype)
+        assert stream.read(sequence).tolist() == tokens[trace.first_token : trace.first_token + 17].tolist()
+        assert trace.stage == ("general" if sequence < 240 else "stem")
+    stream.close()
+
+
+def test_the_order_command_prints_the_same_as_the_trainer_reads(
+    sources, configure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = configure(sources, [GENERAL, STEM])
+    (tmp_path / "run.json").write_text(config.model_dump_json())
+    command = ["data", "order", "--config", str(tmp_path / "run.json"), "--at", "19", "--count", "2"]
+    assert main([*command, "--json"]) == 0
+    printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    catalog = Catalog(config)
+    assert printed == [{"step": n // 12} | asdict(catalog.trace(n)) for n in range(228, 252)]
+    assert main([*command, "--rank", "1/5"]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert [int(line.split()[1]) for line in lines] == [
+        *rank_sequences(19, 1, 5, config),
+        *rank_sequences(20, 1, 5, config),
+    ]
+    assert main([*command[:-3], "30"]) == 64
+    assert "ends before step 30" in capsys.readouterr().err
+
+
+def test_a_corrupt_part_stops_the_run_by_name_unless_it_may_be_substituted(sources, configure, tmp_path: Path) -> None:
+    config = configure(sources, [GENERAL])
+    whole = SequenceStream(config, tmp_path / "whole")
+    truth = {n: whole.read(n).tolist() for n in range(240)}
+    trace = whole.trace(7)
+    whole.close()
+    path = tmp_path / "main" / trace.shard
+    content = bytearray(path.read_bytes())
+    content[trace.first_token * 2] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=f"{trace.shard} bytes") as refusal:
+        SequenceStream(config, tmp_path / "strict").read(7)
+    assert refusal.value.reason == "ShardCorrupt"
+
+    source = config.sources[0].model_copy(update={"on_corrupt": OnCorrupt.SUBSTITUTE})
+    lenient = config.model_copy(update={"sources": (source, *config.sources[1:])})
+    streams = [SequenceStream(lenient, tmp_path / name) for name in ("a", "b")]
+    read = [{n: stream.read(n).tolist() for n in range(240)} for stream in streams]
+    assert read[0] == read[1], "every node substitutes alike"
+    assert 7 in streams[0].substituted
+    assert streams[0].substituted == streams[1].substituted
+    assert {n for n in truth if read[0][n] != truth[n]} == set(streams[0].substituted)
+    for stream in streams:
+        stream.close()

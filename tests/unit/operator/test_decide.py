@@ -146,7 +146,7 @@ def test_failures_in_a_row_without_a_new_checkpoint_end_the_run_and_free_its_nod
         (generation,) = {word.generation for _, word in decided.memberships}
     assert ended == 6
     assert condition(status, "Failed") == ("True", "Killed")
-    assert decided.suspend == ("general",)
+    assert decided.suspend == ("demo-general",)
     assert status.state == "Failed"
 
 

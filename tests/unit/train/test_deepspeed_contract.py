@@ -15,10 +15,10 @@ def _steps(rank: int, size: int, port: int, config: RunConfig, folder: Path, kin
     import torch
 
     os.environ["PATH"] = "/nonexistent"  # no compiler, as in the pods
+    from skywork_trainer.batch import micro_batches
     from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
     from skywork_trainer.engine.reference import ReferenceEngine
     from skywork_trainer.model import Decoder, initialise
-    from skywork_trainer.train import micro_batches
     from skywork_trainer.worker import process_group
 
     from tests.unit.train.world import place

@@ -13,8 +13,8 @@ from tests.unit.train.world import MODEL, TOKENS_PER_STEP, done, place, run_conf
 
 def _prepare(rank: int, size: int, port: int, folder: Path) -> None:
     """Write a tokenizer, a source and a held-out domain."""
-    from skywork_trainer.data.prepare import Preparation
-    from skywork_trainer.data.texts import TextFile
+    from skywork_trainer.config import Preparation
+    from skywork_trainer.prepare.pipeline import prepare
     from skywork_trainer.tokenizer import train_tokenizer
 
     draw = random.Random(0)
@@ -25,8 +25,12 @@ def _prepare(rank: int, size: int, port: int, folder: Path) -> None:
     (folder / "tokenizer.json").write_bytes(tokenizer.content)
     for name, part in (("main", texts[:50]), ("held", texts[50:])):
         (raw / f"{name}.jsonl").write_text("\n".join(json.dumps({"text": text}) for text in part))
-        inputs = [TextFile(open_store(raw.as_uri()), f"{name}.jsonl")]
-        Preparation(inputs=inputs, tokenizer=tokenizer, output=(folder / name).as_uri(), report=lambda _: None).run()
+        options = Preparation(
+            inputs=(str(raw / f"{name}.jsonl"),),
+            output=(folder / name).as_uri(),
+            tokenizer_uri=(folder / "tokenizer.json").as_uri(),
+        )
+        prepare(options, say=lambda line: None)
 
 
 def _work(rank: int, size: int, port: int, config: RunConfig, folder: Path, generation: int) -> int:

@@ -153,7 +153,7 @@ def train_rank(
 ) -> int:
     """Run one rank over synthetic tokens, by the worker's own code but for the data."""
     from skywork_trainer import worker
-    from skywork_trainer.data import stream as data
+    from skywork_trainer.data import held_out, stream
     from skywork_trainer.warmup import SyntheticStream
 
     class Stream(SyntheticStream):
@@ -178,7 +178,7 @@ def train_rank(
             self.tokens = generator.integers(0, 256, (config.validation.windows, LENGTH + 1))
             self.mask = generator.random((config.validation.windows, LENGTH)) < 0.9
 
-    data.SequenceStream, data.ValidationSet = Stream, Held  # type: ignore[assignment,misc]
+    stream.SequenceStream, held_out.ValidationSet = Stream, Held  # type: ignore[assignment,misc]
     return worker.run(config, place(folder, rank=rank, size=size, port=port, generation=generation))
 
 

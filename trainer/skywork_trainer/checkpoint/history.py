@@ -26,6 +26,8 @@ class History(BaseModel):
     """Sequences of one step."""
     ranks: tuple[Runs, ...]
     """Sequence numbers each rank trained, as it recorded them."""
+    substituted: dict[int, int] = {}
+    """Window of its source that was read instead, by sequence: its own stayed corrupt."""
     losses: tuple[float, ...]
     """Training loss of every step."""
 
@@ -60,6 +62,7 @@ _CAMEL = {
     "samples_consumed": "samplesConsumed",
     "samples_lost": "samplesLost",
     "samples_repeated": "samplesRepeated",
+    "samples_substituted": "samplesSubstituted",
 }
 
 
@@ -72,6 +75,7 @@ class Audit:
     samples_consumed: int
     samples_lost: int
     samples_repeated: int
+    samples_substituted: int
     losses: list[float]
 
     def to_json(self) -> dict[str, object]:
@@ -87,9 +91,9 @@ def audit(store: Store) -> Audit:
     """
     identities = committed(store)
     if not identities:
-        return Audit("", 0, 0, 0, 0, [])
+        return Audit("", 0, 0, 0, 0, 0, [])
     newest = read_manifest(store, identities[-1])
-    consumed = lost = repeated = 0
+    consumed = lost = repeated = substituted = 0
     losses: list[Sequence[float]] = []
     identity, expected_end = newest.id, newest.step
     while identity:
@@ -110,8 +114,9 @@ def audit(store: Store) -> Audit:
                 np.add.at(counts, numbers[inside] - low, 1)
         lost += int((counts == 0).sum())
         repeated += int(np.maximum(counts - 1, 0).sum())
+        substituted += len(history.substituted)
         losses.append(history.losses)
         identity, expected_end = history.parent, history.first_step
     lost += expected_end * (newest.global_batch_sequences)
     ordered = [loss for link in reversed(losses) for loss in link]
-    return Audit(newest.id, newest.step, consumed, lost, repeated, ordered)
+    return Audit(newest.id, newest.step, consumed, lost, repeated, substituted, ordered)

@@ -4,8 +4,8 @@ import logging
 import platform
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -37,6 +37,7 @@ class _Part(BaseModel):
     file: RankFile
     pieces: tuple[Piece, ...]
     consumed: Runs
+    substituted: dict[int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class Snapshot:
     parent_step: int
     consumed: Runs
     losses: Sequence[float]
+    substituted: Mapping[int, int] = field(default_factory=dict)
+    """Window of its source that was read instead, by sequence."""
 
 
 class Saver:
@@ -87,6 +90,7 @@ class Saver:
                 last_step=snapshot.step,
                 batch=self._config.global_batch_sequences,
                 ranks=tuple(part.consumed for part in parts),
+                substituted={n: window for part in parts for n, window in part.substituted.items()},
                 losses=tuple(snapshot.losses),
             )
             # Before the manifest: a committed checkpoint always has its history, an extra history harms nobody.
@@ -103,7 +107,9 @@ class Saver:
             path = Path(folder) / "rank.safetensors"
             file, pieces = write_rank_file(path, snapshot.fragments, file_index=self._world.rank)
             self._store.upload(path, prefix(identity) + file.name)
-        return _Part(file=file, pieces=tuple(pieces), consumed=snapshot.consumed)
+        return _Part(
+            file=file, pieces=tuple(pieces), consumed=snapshot.consumed, substituted=dict(snapshot.substituted)
+        )
 
     def _manifest(self, identity: str, snapshot: Snapshot, parts: list[_Part]) -> Manifest:
         config = self._config

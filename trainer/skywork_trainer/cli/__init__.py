@@ -7,7 +7,7 @@ import sys
 
 _GROUPS = {
     "agent": "run the agent: PID 1 of a training pod",
-    "data": "prepare token shards from text",
+    "data": "prepare token shards from text; print what a step reads",
     "tokenizer": "train a tokenizer",
     "checkpoints": "list and audit the checkpoints of a run",
 }

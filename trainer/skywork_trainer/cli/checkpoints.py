@@ -61,4 +61,5 @@ def _audit(arguments: argparse.Namespace) -> int:
         print(f"checkpoint {result.checkpoint or '(none)'}: {result.steps} steps")
         print(f"samples consumed {result.samples_consumed}")
         print(f"samples lost {result.samples_lost}, samples repeated {result.samples_repeated}")
+        print(f"samples substituted {result.samples_substituted}")
     return 0 if not (result.samples_lost or result.samples_repeated) else 3

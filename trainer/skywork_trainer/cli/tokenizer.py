@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from skywork_trainer.config import EXIT_CONFIG, EXIT_DONE
 from skywork_trainer.data.errors import DataError
-from skywork_trainer.data.texts import TextFile, find_texts, parse_text
+from skywork_trainer.prepare.chunks import cut
+from skywork_trainer.prepare.texts import TextFile, find_texts
 from skywork_trainer.storage import StorageError
 from skywork_trainer.tokenizer import MIN_VOCAB_SIZE, locate_tokenizer, train_tokenizer
 
@@ -36,5 +37,5 @@ def _train(parsed: argparse.Namespace) -> int:
 
 
 def _texts(files: Sequence[TextFile]) -> Iterator[str]:
-    for file in files:
-        yield from filter(None, map(parse_text, file.lines()))
+    for chunk in cut(files, 1 << 62):
+        yield from (text for _, text in chunk.documents("text") if text)

@@ -1,126 +1,159 @@
-"""Shards on the node's disk: fetched once for all its workers, verified once, evicted when nobody reads them.
+"""Parts of shards on the node's disk: fetched once for all its workers, verified once, evicted when nobody reads them.
 
-A shard's name is its SHA-256, so a file that is there is right. A reader holds a shared flock on `<sha256>.lock`,
-fetching and evicting take it exclusively: the kernel drops it with the process, so a SIGKILL leaves nothing to mend.
+A part's name is its SHA-256, so a file that is there is right. Readers hold a shared flock on the file, fetching holds
+an exclusive one on `<sha256>.fetch`, which becomes the file by rename: the kernel drops locks with their process, so a
+SIGKILL leaves nothing to mend.
 """
 
 import fcntl
-import hashlib
 import logging
-import mmap
 import os
-import shutil
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from skywork_trainer.data.errors import DataError
-from skywork_trainer.data.shards import Shard
+from skywork_trainer.data.fetch import Part, fetch
 from skywork_trainer.storage import Store
 
 DEFAULT_CAPACITY_BYTES = 1 << 40
+_KEPT = 0.9
+"""Evicting leaves this much of the capacity, so that the folder is not looked through at every fetch."""
 _log = logging.getLogger(__name__)
 
 
-class OpenShard:
-    """A shard mapped into memory; it stays in the cache until `close`."""
+class OpenPart:
+    """A part on disk; it stays there until `close`."""
 
-    def __init__(self, path: Path, dtype: np.dtype[np.uint16] | np.dtype[np.uint32], lock: int) -> None:
-        self._lock = lock
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._dtype = dtype
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
 
-    def read(self, start: int, count: int) -> npt.NDArray[np.int64]:
-        """Return a copy of `count` tokens from token `start`."""
-        width = self._dtype.itemsize
-        return np.frombuffer(self._map[start * width : (start + count) * width], dtype=self._dtype).astype(np.int64)
+    def read(self, start: int, length: int) -> bytes:
+        """Return `length` bytes from byte `start` of the part, fewer where it ends."""
+        return os.pread(self._descriptor, length, start)
+
+    def read_tokens(self, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> npt.NDArray[np.int64]:
+        """Return the whole part as tokens."""
+        return np.frombuffer(self.read(0, os.fstat(self._descriptor).st_size), dtype=dtype).astype(np.int64)
 
     def close(self) -> None:
-        """Let the shard be evicted."""
-        self._map.close()
-        os.close(self._lock)
+        """Let the part be evicted."""
+        os.close(self._descriptor)
 
 
-class ShardCache:
-    """A folder of shards shared by the worker processes of a node, held below `capacity_bytes` where possible."""
+class PartCache:
+    """A folder of parts shared by the worker processes of a node, held below `capacity_bytes` where possible."""
 
     def __init__(self, root: Path, *, capacity_bytes: int = DEFAULT_CAPACITY_BYTES) -> None:
         self._root = root
         self._capacity_bytes = capacity_bytes
+        self.hits = 0
+        self.misses = 0
         root.mkdir(parents=True, exist_ok=True)
         for abandoned in root.glob("*.fetch"):
-            self._if_unused(abandoned.stem, partial(shutil.rmtree, abandoned, ignore_errors=True))
+            _unlink_if_unused(abandoned)
 
-    def open(self, store: Store, shard: Shard, dtype: np.dtype[np.uint16] | np.dtype[np.uint32]) -> OpenShard:
-        """Return the shard, fetched if this node lacks it; DataError ShardCorrupt if its content stays wrong."""
-        path = self._root / f"{shard.sha256}.bin"
-        lock = os.open(self._lock_path(shard.sha256), os.O_RDWR | os.O_CREAT, 0o644)
+    def open(self, store: Store, part: Part) -> OpenPart:
+        """Return the part, fetched if this node lacks it; DataError ShardCorrupt if its content stays wrong."""
+        hit = True
+        while True:
+            try:
+                descriptor = os.open(self._root / f"{part.sha256}.bin", os.O_RDONLY)
+            except FileNotFoundError:
+                hit = False
+                self._fetch(store, part)
+                continue
+            # An eviction in between only takes the name away; what is open stays readable.
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            os.utime(descriptor)
+            self.hits, self.misses = self.hits + hit, self.misses + (not hit)
+            return OpenPart(descriptor)
+
+    def holds(self, part: Part) -> bool:
+        """Return whether the part is on this node's disk now."""
+        return (self._root / f"{part.sha256}.bin").exists()
+
+    def _fetch(self, store: Store, part: Part) -> None:
+        """Put the part in place, or wait until another process has; the caller looks again."""
+        temporary, final = self._root / f"{part.sha256}.fetch", self._root / f"{part.sha256}.bin"
+        lock = os.open(temporary, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            while True:
-                fcntl.flock(lock, fcntl.LOCK_SH)
-                if path.exists():
-                    os.utime(self._lock_path(shard.sha256))
-                    return OpenShard(path, dtype, lock)
-                # A lock cannot be exchanged for another in one step: look again after each wait.
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not path.exists():
-                    self._make_room(shard.bytes)
-                    self._fetch(store, shard, path)
-        except BaseException:
-            os.close(lock)
-            raise
-
-    def _fetch(self, store: Store, shard: Shard, path: Path) -> None:
-        folder = self._root / f"{shard.sha256}.fetch"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        fetched = folder / shard.file
-        for attempt in range(2):
-            store.download(shard.file, fetched)
-            with fetched.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if final.exists() or not _names(temporary, lock):
+                return
+            content = fetch(store, part)
+            os.ftruncate(lock, 0)
+            with os.fdopen(os.dup(lock), "wb") as file:
+                file.write(content)
+                file.flush()
                 os.fsync(file.fileno())
-            if found == shard.sha256:
-                fetched.replace(path)
-                folder.rmdir()
-                return
-            _log.warning("%s/%s: wrong content on attempt %d: sha256 %s", store.uri, shard.file, attempt + 1, found)
-        shutil.rmtree(folder, ignore_errors=True)
-        raise DataError(
-            "ShardCorrupt",
-            f"{store.uri}/{shard.file}: sha256 is {found}, the index says {shard.sha256}: the object was damaged or "
-            "replaced: restore it, or prepare the source again",
-        )
-
-    def _make_room(self, incoming_bytes: int) -> None:
-        sizes = {}
-        for path in self._root.glob("*.bin"):
+            self._count(len(content))
+            temporary.rename(final)
+        except BaseException:
             with suppress(FileNotFoundError):
-                sizes[path] = (self._lock_path(path.stem).stat().st_mtime_ns, path.stat().st_size)
-        held = sum(size for _, size in sizes.values())
-        for path in sorted(sizes, key=lambda path: sizes[path]):
-            if held + incoming_bytes <= self._capacity_bytes:
-                return
-            if self._if_unused(path.stem, partial(path.unlink, missing_ok=True)):
-                held -= sizes[path][1]
-        if held + incoming_bytes > self._capacity_bytes:
-            _log.warning("cache %s exceeds its %d bytes: the rest is in use", self._root, self._capacity_bytes)
-
-    def _if_unused(self, name: str, action: Callable[[], None]) -> bool:
-        lock = os.open(self._lock_path(name), os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            action()
-        except BlockingIOError:
-            return False
+                temporary.unlink()
+            raise
         finally:
             os.close(lock)
-        return True
 
-    def _lock_path(self, name: str) -> Path:
-        return self._root / f"{name}.lock"
+    def _count(self, incoming_bytes: int) -> None:
+        """Keep the tally of held bytes, and evict when it passes the capacity.
+
+        A kill between the tally and the rename makes the tally wrong by a part; evicting counts anew.
+        """
+        tally = os.open(self._root / "held", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(tally, fcntl.LOCK_EX)
+            text = os.pread(tally, 32, 0)
+            held = (int(text) if text.strip().isdigit() else self._evict(0)) + incoming_bytes
+            if held > self._capacity_bytes:
+                held = self._evict(incoming_bytes)
+            os.ftruncate(tally, 0)
+            os.pwrite(tally, b"%d" % held, 0)
+        finally:
+            os.close(tally)
+
+    def _evict(self, incoming_bytes: int) -> int:
+        """Remove parts that nobody reads, the longest unread first; return the bytes held afterwards."""
+        found = []
+        with os.scandir(self._root) as entries:
+            for entry in entries:
+                if entry.name.endswith(".bin"):
+                    with suppress(FileNotFoundError):
+                        status = entry.stat()
+                        found.append((status.st_mtime_ns, status.st_size, entry.name))
+        held = sum(size for _, size, _ in found) + incoming_bytes
+        if held <= self._capacity_bytes:
+            return held
+        for _, size, name in sorted(found):
+            if held <= self._capacity_bytes * _KEPT:
+                break
+            if _unlink_if_unused(self._root / name):
+                held -= size
+        if held > self._capacity_bytes:
+            _log.warning("cache %s exceeds its %d bytes: the rest is in use", self._root, self._capacity_bytes)
+        return held
+
+
+def _unlink_if_unused(path: Path) -> bool:
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(lock)
+    return True
+
+
+def _names(path: Path, descriptor: int) -> bool:
+    """Return whether the path still leads to the open file: whoever held the lock before may have removed it."""
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False

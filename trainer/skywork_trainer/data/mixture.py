@@ -1,27 +1,26 @@
 """Which source each sequence of a run is drawn from: a pure function of the plan, in O(1) for any sequence number.
 
-A share is a polynomial of the fraction of its stage, so what a source is due after j sequences has a closed form,
-kept in exact integers. A stage is cut into blocks. At a block's edge every source holds what it is due, rounded
-down or up; inside, each draw goes to the source whose next one is needed soonest. Tijdeman's chairman assignment
-theorem says that some rounding always leaves every source, at every sequence, less than one away from its due;
-`_edge` finds it by Hall's condition, which needs one block to either side and no history.
+A share is a piecewise polynomial of the fraction of its stage, so what a source is due after j sequences has a closed
+form, kept in exact integers (`due.py`). A stage is cut into blocks. At a block's edge every source holds what it is
+due, rounded down or up; inside, each draw goes to the source whose next one is needed soonest. Tijdeman's chairman
+assignment theorem says that some rounding always leaves every source, at every sequence, less than one away from its
+due; `_edge` finds it by Hall's condition, which needs one block to either side and no history.
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from itertools import accumulate, combinations
-from math import lcm
 from typing import NamedTuple
 
-from skywork_trainer.config import MixtureEntry, RunConfig, Shape, Stage
+from skywork_trainer.config import BeyondLimit, RunConfig, Source, Stage
+from skywork_trainer.data.due import Dues
 from skywork_trainer.data.errors import DataError
 
 BLOCK_SEQUENCES = 1024
-_TOLERANCE = Fraction(1, 10**9)
-_Polynomial = tuple[Fraction, Fraction, Fraction]
+MANY_EPOCHS = 5
+"""More passes over one source than these are worth a warning (Skywork-13B report, section 3.1)."""
 
 
 class Draw(NamedTuple):
@@ -36,21 +35,36 @@ class Draw(NamedTuple):
 class Plan:
     """The draws of a whole run; editing a later stage never changes an earlier one's."""
 
-    def __init__(self, config: RunConfig) -> None:
-        """Check that every mixture adds up throughout its stage; raises DataError MixtureInvalid."""
-        self._stages = [
-            StagePlan(stage, len(config.stage_steps(index)) * config.global_batch_sequences)
-            for index, stage in enumerate(config.stages)
-        ]
-        self._starts = list(accumulate((stage.sequences for stage in self._stages), initial=0))
+    def __init__(self, config: RunConfig, sizes: Mapping[str, int] | None = None) -> None:
+        """Plan every stage; `sizes` are sequences by source, needed where a source has an epoch limit.
+
+        Raises DataError SourceExhausted when a limit leaves a stage without data.
+        """
+        self._limits = _limits(config.sources, sizes or {})
+        self._sizes = dict(sizes or {})
+        self._stages: list[StagePlan] = []
         # Counts at a stage's start come from the stages before it, so draws go on and nothing is repeated.
-        self._drawn_before = lru_cache(maxsize=None)(self._count_before)
+        self._before: list[dict[str, int]] = [{}]
+        for index, stage in enumerate(config.stages):
+            sequences = len(config.stage_steps(index)) * config.global_batch_sequences
+            before = self._before[-1]
+            left = {
+                name: most - before.get(name, 0)
+                for name, (most, beyond) in self._limits.items()
+                if beyond is BeyondLimit.RENORMALIZE
+            }
+            plan = StagePlan(stage, sequences, left)
+            self._stages.append(plan)
+            drawn = plan.drawn(sequences)
+            self._before.append({name: before.get(name, 0) + drawn.get(name, 0) for name in before | drawn})
+            self._check_limits(stage)
+        self._starts = list(accumulate((stage.sequences for stage in self._stages), initial=0))
 
     def draw(self, sequence: int) -> Draw:
         """Return where sequence `sequence` of the run comes from; IndexError beyond the last stage."""
         stage = self.stage_of(sequence)
         source, count = self._stages[stage].draw(sequence - self._starts[stage])
-        return Draw(stage, source, self._drawn_before(stage).get(source, 0) + count)
+        return Draw(stage, source, self._before[stage].get(source, 0) + count)
 
     def stage_of(self, sequence: int) -> int:
         """Return the stage that trains sequence `sequence`."""
@@ -67,26 +81,60 @@ class Plan:
         """Return how many stages have begun when sequences [0, sequence) are trained."""
         return bisect_left(self._starts[:-1], sequence)
 
-    def _count_before(self, stage: int) -> dict[str, int]:
-        if stage == 0:
-            return {}
-        counts = dict(self._drawn_before(stage - 1))
-        for source, count in self._stages[stage - 1].drawn(self._stages[stage - 1].sequences).items():
-            counts[source] = counts.get(source, 0) + count
-        return counts
+    def epochs(self, sequence: int) -> dict[str, float]:
+        """Return how often every source is read by the sequences [0, sequence) of the run."""
+        stage = min(self.reached(sequence), len(self._stages)) - 1
+        counts = dict(self._before[max(stage, 0)])
+        for name, count in (self.drawn(stage, sequence) if stage >= 0 else {}).items():
+            counts[name] = counts.get(name, 0) + count
+        return {name: count / self._sizes[name] for name, count in counts.items() if self._sizes.get(name)}
+
+    def warnings(self, stage: int) -> tuple[str, ...]:
+        """Return what a person should know about the sources of one stage, in a sentence each."""
+        name = self._stages[stage].name
+        told = [
+            f"source {source!r} ends after {at / self._stages[stage].sequences:.1%} of stage {name!r}: it has been "
+            "read as often as its epoch limit allows, and the other sources take its share"
+            for source, at in self._stages[stage].exhausted.items()
+        ]
+        for source, epochs in self.epochs(self._starts[stage + 1]).items():
+            limit = self._limits.get(source, (MANY_EPOCHS * self._sizes[source], BeyondLimit.REPEAT))[0]
+            most = min(limit / self._sizes[source], MANY_EPOCHS)
+            if source in self._stages[stage].sources and epochs > most:
+                told.append(
+                    f"source {source!r} will have been read {epochs:.2f} times by the end of stage {name!r}, more "
+                    f"than {most:g}: the held-out losses show whether it still teaches anything"
+                )
+        return tuple(told)
+
+    def _check_limits(self, stage: Stage) -> None:
+        for name, (most, beyond) in self._limits.items():
+            drawn = self._before[-1].get(name, 0)
+            if beyond is BeyondLimit.FAIL and drawn > most:
+                raise DataError(
+                    "SourceExhausted",
+                    f"source {name!r} would be read {drawn / self._sizes[name]:.2f} times by the end of stage "
+                    f"{stage.name!r}; sources[].epochs allows {most // self._sizes[name]}, beyond: Fail. Lower its "
+                    "share or the stage's tokens, add data, or set beyond to Repeat or Renormalize",
+                )
+
+
+def _limits(sources: Sequence[Source], sizes: Mapping[str, int]) -> dict[str, tuple[int, BeyondLimit]]:
+    """Return the most sequences that may be drawn of every source with an epoch limit, and what happens beyond."""
+    return {
+        source.name: (source.max_epochs * sizes[source.name], source.beyond_limit)
+        for source in sources
+        if source.max_epochs is not None and source.name in sizes
+    }
 
 
 class StagePlan:
     """The draws of one stage of `sequences` sequences, numbered from 0."""
 
-    def __init__(self, stage: Stage, sequences: int) -> None:
-        self.sources = tuple(entry.source for entry in stage.mixture)
-        self.sequences = sequences
-        if len(set(self.sources)) < len(self.sources):
-            raise DataError("MixtureInvalid", f"stages[{stage.name}].mixture names a source twice: {self.sources}")
-        shares = _shares(stage)
-        self._unit = _denominator(shares) * 6 * sequences**2
-        self._coefficients = [_due_coefficients(share, sequences, self._unit) for share in shares]
+    def __init__(self, stage: Stage, sequences: int, left: Mapping[str, int] | None = None) -> None:
+        self._dues = Dues(stage, sequences, left)
+        self.name, self.sources, self.sequences = stage.name, self._dues.sources, sequences
+        self.exhausted = self._dues.exhausted
         self._block = lru_cache(maxsize=64)(self._draw_block)
         self._edge = lru_cache(maxsize=256)(self._round_edge)
         self._due = lru_cache(maxsize=8)(self._due_in_block)
@@ -143,7 +191,7 @@ class StagePlan:
     def _due_in_block(self, block: int) -> list["_Due"]:
         start = block * BLOCK_SEQUENCES
         positions = range(start, min(start + BLOCK_SEQUENCES, self.sequences) + 1)
-        return [_Due.at(positions, coefficients, self._unit) for coefficients in self._coefficients]
+        return [_Due(*self._dues.rounded(entry, positions)) for entry in range(len(self.sources))]
 
 
 @dataclass(frozen=True)
@@ -152,12 +200,6 @@ class _Due:
 
     down: list[int]
     up: list[int]
-
-    @classmethod
-    def at(cls, positions: Sequence[int], coefficients: tuple[int, int, int], unit: int) -> "_Due":
-        a, b, c = coefficients
-        due = [n * (a + n * (b + n * c)) for n in positions]
-        return cls([x // unit for x in due], [-(-x // unit) for x in due])
 
 
 def _can_follow(counts: Sequence[int], after: Sequence[_Due]) -> bool:
@@ -174,57 +216,4 @@ def _can_precede(counts: Sequence[int], before: Sequence[_Due]) -> bool:
     return all(
         sum(max(0, count - due.up[-1 - at]) for due, count in zip(before, counts, strict=True)) <= at
         for at in range(size)
-    )
-
-
-def _shares(stage: Stage) -> list[_Polynomial]:
-    """Return each entry's share as a polynomial of x; they add up to exactly 1 for every x."""
-    given = [_polynomial(entry) for entry in stage.mixture]
-    sums = [sum((share[power] for share in given if share), Fraction(0)) for power in range(3)]
-    rest = (1 - sums[0], -sums[1], -sums[2])
-    lowest = min(_value(rest, x) for x in _extremes(rest))
-    without_share = [i for i, share in enumerate(given) if share is None]
-    if lowest < -_TOLERANCE or (not without_share and max(abs(part) for part in rest) > _TOLERANCE):
-        raise DataError(
-            "MixtureInvalid",
-            f"stages[{stage.name}].mixture: the shares add up to {float(1 - lowest):g} at their highest, not to 1 "
-            "throughout: give the sources that trade places the same shape, or leave one source without a share",
-        )
-    # Without an entry for the rest, the last one takes the rounding of decimal strings to binary floats.
-    taker = without_share[0] if without_share else len(given) - 1
-    own = given[taker] or (Fraction(0),) * 3
-    given[taker] = (own[0] + rest[0], own[1] + rest[1], own[2] + rest[2])
-    return [share for share in given if share is not None]
-
-
-def _polynomial(entry: MixtureEntry) -> _Polynomial | None:
-    if entry.share is None:
-        return None
-    # The shortest decimal of the float is what the user wrote; its exact binary value is not.
-    start, end = Fraction(repr(entry.share.start)), Fraction(repr(entry.share.end))
-    moves = {Shape.CONSTANT: (Fraction(0), Fraction(0)), Shape.LINEAR: (end - start, Fraction(0))}
-    linear, quadratic = moves.get(entry.share.shape, (Fraction(0), end - start))
-    return start, linear, quadratic
-
-
-def _value(share: _Polynomial, x: Fraction) -> Fraction:
-    return share[0] + x * (share[1] + x * share[2])
-
-
-def _extremes(share: _Polynomial) -> list[Fraction]:
-    ends = [Fraction(0), Fraction(1)]
-    turn = -share[1] / (2 * share[2]) if share[2] else Fraction(0)
-    return [*ends, turn] if 0 < turn < 1 else ends
-
-
-def _denominator(shares: Sequence[_Polynomial]) -> int:
-    return lcm(*(part.denominator for share in shares for part in share))
-
-
-def _due_coefficients(share: _Polynomial, sequences: int, unit: int) -> tuple[int, int, int]:
-    """Return (a, b, c) with due(n) = (a n + b n^2 + c n^3) / unit: the share's integral over n of `sequences`."""
-    return (
-        int(share[0] * unit),
-        int(share[1] * unit / (2 * sequences)),
-        int(share[2] * unit / (3 * sequences**2)),
     )

@@ -2,6 +2,8 @@
 
 shard-00000.bin   tokens, little-endian uint16 (vocabularies up to 65,536) or uint32, documents ended by end-of-text
 shard-00000.idx   where each document starts, and where the last one ends, in tokens: uint64, little-endian
+shard-00000.sum   SHA-256 of every part of the token file, 32 bytes each: readers fetch and verify parts, not shards
+documents.u64     hash of every document's text: what other sources are deduplicated against
 index.json        written last: without it there is no source
 """
 
@@ -16,9 +18,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from skywork_trainer.data.errors import DataError
+from skywork_trainer.data.fetch import Part
 from skywork_trainer.storage import StorageError, open_store
 
 INDEX_FILE = "index.json"
+DOCUMENTS_FILE = "documents.u64"
+PART_BYTES = 1 << 22
+"""4 MiB: one GET that storage serves well, and a few thousand sequences."""
 Tokens = npt.NDArray[np.int64]
 _Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _Count = Annotated[int, Field(ge=0)]
@@ -37,8 +43,14 @@ class Shard(_Frozen):
     bytes: _Count
     sha256: _Sha256
     offsets_sha256: _Sha256
+    parts_sha256: _Sha256
     text_bytes: _Count
     text_characters: _Count
+
+    @property
+    def stem(self) -> str:
+        """Name of the shard's files without their suffix."""
+        return self.file.removesuffix(".bin")
 
 
 class SourceIndex(_Frozen):
@@ -48,8 +60,14 @@ class SourceIndex(_Frozen):
     dtype: Literal["uint16", "uint32"]
     tokenizer_sha256: _Sha256
     vocab_size: Annotated[int, Field(ge=1)]
+    end_of_text: _Count
+    """The token that ends every document."""
+    part_bytes: Annotated[int, Field(ge=4, multiple_of=4)]
+    """Token files are fetched and verified in parts of so many bytes."""
     inputs_sha256: _Sha256
     """What the shards were made from, and how: a second preparation of the same inputs has nothing to do."""
+    documents_sha256: _Sha256
+    """Of documents.u64."""
     bad_lines: _Count = 0
     shards: tuple[Shard, ...]
     fingerprint: str = ""
@@ -88,6 +106,24 @@ class SourceIndex(_Frozen):
     def numpy_dtype(self) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
         """Little-endian type of one token."""
         return np.dtype("<u2") if self.dtype == "uint16" else np.dtype("<u4")
+
+
+def part_digests(content: bytes, part_bytes: int) -> bytes:
+    """Return the SHA-256 of every part of a token file, one after the other."""
+    starts = range(0, len(content), part_bytes)
+    return b"".join(hashlib.sha256(content[start : start + part_bytes]).digest() for start in starts)
+
+
+def digests_part(shard: Shard, part_bytes: int) -> Part:
+    """Return the shard's file of digests, as a part of its own."""
+    return Part(f"{shard.stem}.sum", 0, 32 * -(-shard.bytes // part_bytes), shard.parts_sha256)
+
+
+def part_at(shard: Shard, number: int, part_bytes: int, digests: bytes) -> Part:
+    """Return part `number` of a shard's token file, by its file of digests."""
+    start = number * part_bytes
+    digest = digests[32 * number : 32 * number + 32].hex()
+    return Part(shard.file, start, min(part_bytes, shard.bytes - start), digest)
 
 
 def token_dtype(vocab_size: int) -> Literal["uint16", "uint32"]:

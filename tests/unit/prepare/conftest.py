@@ -1,0 +1,9 @@
+import pytest
+from skywork_trainer.tokenizer import LoadedTokenizer, train_tokenizer
+
+TEXTS = [f"文档{n}。document {n}: " + "abc " * (n % 9) for n in range(90)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> LoadedTokenizer:
+    return train_tokenizer(iter(TEXTS), 400)
