@@ -20,7 +20,8 @@ OPERATOR_NAMESPACE = "skywork-system"
 RUN_NAMESPACE = "skywork-demo"
 BUCKET = "skywork-demo"
 VOCABULARY = 4096
-SOURCES = ("main", "stem", "zh", "en", "code", "papers")
+SHARDED = ("main", "zh", "en", "code", "papers")
+"""Prepared here, by the command; source `stem` is left to the operator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,15 +157,16 @@ def make_bucket(storage: Storage, bucket: str = BUCKET) -> None:
 
 
 def prepare_data(storage: Storage, corpus: Path, bucket: str = BUCKET) -> None:
-    """Train the tokenizer and write the shards of every source and domain; what is there already is left alone."""
+    """Train the tokenizer and write shards; text for the operator is uploaded. What is there is left alone."""
     environment = {**os.environ, **storage.environment()}
     tokenizer = f"s3://{bucket}/data/tokenizer"
     texts = ["--input", str(corpus / "main.jsonl"), str(corpus / "stem.jsonl")]
     _skywork(["tokenizer", "train", "--vocab-size", str(VOCABULARY), "--output", tokenizer, *texts], environment)
-    for source in SOURCES:
+    for source in SHARDED:
         uri = f"s3://{bucket}/data/{source}"
         arguments = ["--input", str(corpus / f"{source}.jsonl"), "--tokenizer", tokenizer, "--output", uri]
         _skywork(["data", "prepare", *arguments], environment)
+    s3_client(storage).upload_file(str(corpus / "stem.jsonl"), bucket, "text/stem.jsonl")
 
 
 def _skywork(arguments: list[str], environment: dict[str, str]) -> None:
