@@ -60,7 +60,7 @@ class Overlay:
         container = {
             "name": "trainer",
             "imagePullPolicy": "Never",
-            "command": [f"{self.command_prefix}/skywork", "agent"],
+            "command": [f"{self.command_prefix}/skywork"],
             "env": self.env,
             "volumeMounts": self.mounts,
         }

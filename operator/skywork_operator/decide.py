@@ -4,7 +4,9 @@ Nothing is remembered between passes but what lies in the cluster: the run's sta
 their annotations and agents. A pass that died half-way is therefore repeated, never continued.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from skywork_trainer.config import AgentStatus
 
@@ -51,9 +53,11 @@ def decide(world: World, now: float, defaults: Defaults) -> Plan:
     if job is not None and job.failed is not None:
         return _failed_job(draft, world, stage, job)
     if job is None:
-        step = _prepared(draft, world, stage)
-        return _start_stage(draft, stage, defaults) if step is None else _prepare(draft, stage, step, defaults)
-    return _train(draft, world, stage)
+        step = _next_reading(draft, world, [stage])
+        return _start_stage(draft, stage, defaults) if step is None else _wait_for(draft, stage, step, defaults)
+    ahead = _prepare_ahead(draft, world, stage, defaults)
+    trained = _train(draft, world, stage)
+    return replace(trained, objects=(*trained.objects, *ahead))
 
 
 def _check(run: Run) -> None:
@@ -157,46 +161,76 @@ def _succeeded(draft: _Draft) -> Plan:
     return draft.plan()
 
 
-def _prepared(draft: _Draft, world: World, stage: str) -> preparation.Step | None:
-    """What is still to be done before `stage` may start, None when nothing is; records what was done."""
-    outcome = preparation.advance(draft.run, draft.status, world.prepare_jobs, stage)
-    if not outcome.phases:
-        return None
-    draft.status = preparation.with_phases(draft.status, draft.run.spec, outcome.phases)
-    for source in outcome.begun:
-        draft.tell("Normal", "PrepareStarted", f"source {source} is prepared for stage {stage}")
-    for source in outcome.finished:
-        draft.tell("Normal", "SourcePrepared", f"source {source} is prepared")
-    if outcome.step is None:
-        draft.say("Prepared", True, "SourcesPrepared", f"all that stage {stage} needs is prepared")
-    return outcome.step
+def _next_reading(draft: _Draft, world: World, stages: Sequence[str]) -> preparation.Step | None:
+    """What is to be done next before all of `stages` may start, None when nothing is; records what was done."""
+    awaited = False
+    for stage in stages:
+        outcome = preparation.advance(draft.run, draft.status, world.prepare_jobs, stage)
+        awaited |= bool(outcome.phases)
+        if outcome.phases:
+            draft.status = preparation.with_phases(draft.status, draft.run.spec, outcome.phases)
+        for source in outcome.begun:
+            draft.tell("Normal", "PrepareStarted", f"source {source} is prepared for stage {stage}")
+        for source in outcome.finished:
+            draft.tell("Normal", "SourcePrepared", f"source {source} is prepared")
+        if outcome.step is not None:
+            return outcome.step
+    if awaited:
+        draft.say("Prepared", True, "SourcesPrepared", f"all that stage {stages[-1]} needs is prepared")
+    return None
 
 
-def _prepare(draft: _Draft, stage: str, step: preparation.Step, defaults: Defaults) -> Plan:
-    job = step.job
-    if job is not None and job.failed is not None:
-        cause = min(job.failures, key=lambda f: (f.retryable, f.time), default=None)
-        reason, message = (cause.reason, cause.message) if cause is not None else ("PrepareFailed", job.failed)
-        message = f"source {step.source}: {message}"
-        draft.say("Prepared", False, reason, message)
-        return _give_up(draft, reason, message)
-    reason, message = "InProgress", step.progress
-    if job is not None and job.blocked is not None:
-        reason, message = job.blocked[0], f"{message}; {job.blocked[1]}"
-        before = find(draft.status.conditions, "Prepared")
-        if before is None or before.reason != reason:
-            draft.tell("Warning", reason, message)
-    draft.say("Prepared", False, reason, message)
+def _wait_for(draft: _Draft, stage: str, step: preparation.Step, defaults: Defaults) -> Plan:
+    broken = step.broken
+    if broken is not None:
+        draft.say("Prepared", False, *broken)
+        return _give_up(draft, *broken)
+    _say_preparing(draft, step)
     draft.say("Running", False, "Preparing", f"stage {stage} waits for its sources")
     draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
     draft.update(state="Preparing", stage=stage, tokens_per_second=0, nodes=NodeCounts())
-    if job is not None:
-        return draft.plan(requeue_after_seconds=PREPARE_POLL_SECONDS)
-    made = [prepare_job(draft.run, step.source, step.reading, defaults)]
-    if step.first:
-        # Only with the first Job: what this version of the operator would render may differ from what its pods read.
-        made.insert(0, prepare_config_map(draft.run, step.source))
-    return draft.plan(objects=tuple(made), requeue_after_seconds=PREPARE_POLL_SECONDS)
+    return draft.plan(objects=_reading(draft, step, defaults), requeue_after_seconds=PREPARE_POLL_SECONDS)
+
+
+def _prepare_ahead(draft: _Draft, world: World, stage: str, defaults: Defaults) -> tuple[dict[str, Any], ...]:
+    """Objects that prepare what later stages read while `stage` trains: no GPU shall wait for text to be cleaned.
+
+    A preparation that failed stops nothing yet; it fails the run when the stage that needs it is due.
+    """
+    stages = [planned.name for planned in draft.run.spec.stages]
+    step = _next_reading(draft, world, stages[stages.index(stage) + 1 :])
+    if step is None:
+        return ()
+    broken = step.broken
+    if broken is None:
+        _say_preparing(draft, step)
+        return _reading(draft, step, defaults)
+    _warn_once(draft, *broken)
+    draft.say("Prepared", False, *broken)
+    return ()
+
+
+def _say_preparing(draft: _Draft, step: preparation.Step) -> None:
+    reason, message = "InProgress", step.progress
+    if step.job is not None and step.job.blocked is not None:
+        reason, message = step.job.blocked[0], f"{message}; {step.job.blocked[1]}"
+        _warn_once(draft, reason, message)
+    draft.say("Prepared", False, reason, message)
+
+
+def _warn_once(draft: _Draft, reason: str, message: str) -> None:
+    before = find(draft.status.conditions, "Prepared")
+    if before is None or before.reason != reason:
+        draft.tell("Warning", reason, message)
+
+
+def _reading(draft: _Draft, step: preparation.Step, defaults: Defaults) -> tuple[dict[str, Any], ...]:
+    """The objects that the reading still lacks."""
+    if step.job is not None:
+        return ()
+    job = prepare_job(draft.run, step.source, step.reading, defaults)
+    # Only with the first Job: what this version of the operator would render may differ from what its pods read.
+    return (prepare_config_map(draft.run, step.source), job) if step.first else (job,)
 
 
 def _start_stage(draft: _Draft, stage: str, defaults: Defaults) -> Plan:

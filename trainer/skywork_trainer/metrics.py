@@ -1,16 +1,18 @@
-"""What the worker of rank 0 tells the world: `progress.json` for the operator, `metrics.prom` for Prometheus.
+"""What workers tell the world, by files that appear whole, by rename; the agent serves them.
 
-Counters are derived from the step, so they go on where they were after a restart. Everything appears by atomic rename.
+Rank 0 writes `progress.json` for the operator and `metrics.prom` for Prometheus; their counters are derived from the
+step, so they go on where they were after a restart. Every worker writes `worker-<local rank>.prom`: what its data cost.
 """
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from skywork_trainer.config import DomainLoss, Place, Progress, RunConfig
+from skywork_trainer.traffic import Traffic
 
 _WRITE_EVERY_SECONDS = 0.5
 _STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 300)
@@ -25,7 +27,7 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 class Reporter:
-    """Keeps this worker's progress; on other ranks than 0 it writes nothing."""
+    """Keeps this worker's progress; what is the same on all ranks only rank 0 writes."""
 
     def __init__(self, config: RunConfig, place: Place) -> None:
         self._config, self._place = config, place
@@ -55,9 +57,6 @@ class Reporter:
         self._sources = self._counter("skywork_source_sequences", "Sequences the stage drew from a source.", "source")
         self._source_tokens = self._counter("skywork_source_tokens", "Tokens the stage drew from a source.", "source")
         self._epochs = self._gauge("skywork_source_epochs", "How often the run has read a source.", "source")
-        self._data_wait = self._counter(
-            "skywork_data_wait_seconds", "Time the worker of rank 0 waited for its sequences."
-        )
         self._step_seconds = Histogram(
             "skywork_train_step_duration_seconds",
             "Time from one step's end to the next's.",
@@ -66,6 +65,7 @@ class Reporter:
             registry=self._registry,
         )
         self._generation.labels(**self._labels).set(place.generation)
+        self._worker = _WorkerMetrics(self._labels | {"local_rank": str(place.local_rank)})
 
     @property
     def progress(self) -> Progress:
@@ -92,11 +92,8 @@ class Reporter:
             resumed_from=checkpoint,
         )
 
-    def stepped(
-        self, *, step: int, loss: float, rate: float, norm: float, seconds: float, data_wait: float = 0.0
-    ) -> None:
-        """Report one step that is done, `data_wait` seconds of which its sequences were waited for."""
-        self._data_wait.labels(**self._labels).inc(data_wait)
+    def stepped(self, *, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
+        """Report one step that is done."""
         speed = self._config.global_batch_tokens / max(seconds, 1e-9)
         self._count_to(step)
         for gauge, value in ((self._loss, loss), (self._rate, rate), (self._norm, norm), (self._speed, speed)):
@@ -128,6 +125,10 @@ class Reporter:
         self._values = self._values.model_copy(
             update={"source_sequences": dict(sequences), "source_epochs": dict(epochs)}
         )
+
+    def read(self, *, waited_seconds: float, traffic: Traffic) -> None:
+        """Report that this worker has its sequences of a step, and what all its reading has cost so far."""
+        self._worker.read(waited_seconds, traffic)
 
     def warned(self, warnings: tuple[str, ...]) -> None:
         """Report what a person should know about the stage's data."""
@@ -169,9 +170,50 @@ class Reporter:
 
     def _write(self, *, metrics: bool) -> None:
         self._values = self._values.model_copy(update={"time": time.time()})
-        if self._place.rank != 0:
-            return
-        write_atomically(self._place.state_dir / "progress.json", self._values.model_dump_json().encode())
+        folder, leads = self._place.state_dir, self._place.rank == 0
+        if leads:
+            write_atomically(folder / "progress.json", self._values.model_dump_json().encode())
         if metrics:
-            write_atomically(self._place.state_dir / "metrics.prom", generate_latest(self._registry))
+            write_atomically(folder / f"worker-{self._place.local_rank}.prom", self._worker.exposition())
+            if leads:
+                write_atomically(folder / "metrics.prom", generate_latest(self._registry))
             self._written = time.monotonic()
+
+
+class _WorkerMetrics:
+    """What the data of one worker process cost; counters start anew with the process."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self._labels = dict(labels)
+        self._registry = CollectorRegistry()
+        self._wait = self._counter("skywork_data_wait_seconds", "Time this worker waited for its sequences.")
+        self._requests = self._counter(
+            "skywork_storage_requests", "Requests to the object store, every attempt.", "operation", "code"
+        )
+        self._totals = {
+            "fetched_parts": self._counter("skywork_data_fetched_parts", "Parts of shards fetched and verified."),
+            "fetched_bytes": self._counter("skywork_data_fetched_bytes", "Bytes of those parts."),
+            "cache_hits": self._counter("skywork_data_cache_hits", "Parts found on the node's disk."),
+            "cache_misses": self._counter("skywork_data_cache_misses", "Parts that had to be waited for."),
+            "hedged": self._counter("skywork_data_hedged_requests", "Requests made because an earlier one was slow."),
+            "retried": self._counter("skywork_data_failed_requests", "Requests for parts that failed or came wrong."),
+            "corrupt": self._counter("skywork_data_corrupt_answers", "Parts that came with another SHA-256."),
+        }
+        self._told = Traffic()
+
+    def read(self, waited_seconds: float, traffic: Traffic) -> None:
+        """Count up to `traffic`."""
+        self._wait.labels(**self._labels).inc(waited_seconds)
+        for name, counter in self._totals.items():
+            counter.labels(**self._labels).inc(getattr(traffic, name) - getattr(self._told, name))
+        for (operation, code), count in traffic.requests.items():
+            more = count - self._told.requests.get((operation, code), 0)
+            self._requests.labels(**self._labels, operation=operation, code=code).inc(more)
+        self._told = traffic
+
+    def exposition(self) -> bytes:
+        """Return all of it as Prometheus reads it."""
+        return generate_latest(self._registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, (*_COMMON, "local_rank", *labels), registry=self._registry)

@@ -26,6 +26,7 @@ from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, DomainLoss, RunConfig
 from skywork_trainer.engine import Engine
 from skywork_trainer.metrics import Reporter
 from skywork_trainer.storage import Store
+from skywork_trainer.traffic import Traffic
 from skywork_trainer.validation import Windows, validate
 
 _log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class Stream(Protocol):
 
     def advance(self, step: int, sequences_of: Callable[[int], Sequence[int]]) -> None:
         """Fetch what `step` and those behind it read in the background."""
+        ...
+
+    def traffic(self) -> Traffic:
+        """Return what reading has cost so far."""
         ...
 
     @property
@@ -200,7 +205,7 @@ class Trainer:
         self._stream.advance(step, self._sequences)
         asked = time.monotonic()
         tokens_RS, valid_RT = self._read(sequences)
-        data_wait = time.monotonic() - asked
+        self._reporter.read(waited_seconds=time.monotonic() - asked, traffic=self._stream.traffic())
         size, nll = config.engine.micro_batch_sequences, 0.0
         for index in range(self._micro_batches):
             rows = slice(index * size, (index + 1) * size)
@@ -221,9 +226,7 @@ class Trainer:
         self._losses.append(total / config.global_batch_tokens)
         now = time.monotonic()
         self._report_data()
-        self._reporter.stepped(
-            step=self._step, loss=self._losses[-1], rate=rate, norm=norm, seconds=now - mark, data_wait=data_wait
-        )
+        self._reporter.stepped(step=self._step, loss=self._losses[-1], rate=rate, norm=norm, seconds=now - mark)
         return leaving > 0, saving > 0, now
 
     def _sequences(self, step: int) -> range:

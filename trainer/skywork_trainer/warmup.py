@@ -30,6 +30,7 @@ from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
 from skywork_trainer.metrics import Reporter
 from skywork_trainer.model import Decoder, initialise
 from skywork_trainer.storage import open_store
+from skywork_trainer.traffic import Traffic
 from skywork_trainer.train import Trainer
 
 
@@ -37,6 +38,7 @@ class SyntheticStream:
     """Tokens computed from the sequence number: stands in for data where only the path through the code matters."""
 
     tokenizer_sha256 = "synthetic"
+    end_of_text = 0
     substituted: Mapping[int, int] = MappingProxyType({})
 
     def __init__(self, config: RunConfig) -> None:
@@ -68,6 +70,10 @@ class SyntheticStream:
     def warnings(self) -> tuple[str, ...]:
         """Return nothing."""
         return ()
+
+    def traffic(self) -> Traffic:
+        """Return nothing."""
+        return Traffic()
 
     def advance(self, step: int, sequences_of: Callable[[int], Sequence[int]]) -> None:
         """Do nothing."""

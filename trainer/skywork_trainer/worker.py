@@ -150,7 +150,7 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     with process_group(place) as world:
         trainer = Trainer(
             config,
-            engine=_engine(config, world),
+            engine=_engine(config, world, stream.end_of_text),
             stream=stream,
             domains=domains,
             store=open_store(config.checkpoints.uri),
@@ -163,15 +163,17 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
         return trainer.run(on_training=leave.training_begins)
 
 
-def _engine(config: RunConfig, world: "World") -> "Engine":
+def _engine(config: RunConfig, world: "World", end_of_text: int) -> "Engine":
     import torch
 
     from skywork_trainer.batch import micro_batches
+    from skywork_trainer.config import Attention
     from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
     from skywork_trainer.model import Decoder, initialise
 
     torch.manual_seed(config.seed)
-    module = Decoder(config.model)
+    within = config.attention is Attention.WITHIN_DOCUMENT
+    module = Decoder(config.model, end_of_text=end_of_text if within else None)
     initialise(module, config.seed)
     return DeepSpeedEngine(module.to(world.device), config, micro_batches=micro_batches(config, world.size))
 

@@ -25,6 +25,15 @@ class Step:
     """Whether no Job of this source is left, so that its ConfigMap may be missing, too."""
 
     @property
+    def broken(self) -> tuple[str, str] | None:
+        """Why it has failed for good, a word for machines and a sentence; None while it has not."""
+        if self.job is None or self.job.failed is None:
+            return None
+        cause = min(self.job.failures, key=lambda f: (f.retryable, f.time), default=None)
+        reason, message = (cause.reason, cause.message) if cause is not None else ("PrepareFailed", self.job.failed)
+        return reason, f"source {self.source}: {message}"
+
+    @property
     def progress(self) -> str:
         """How far it is, for people."""
         done = f", {self.job.succeeded} of {self.job.parts} parts done" if self.job is not None else ""

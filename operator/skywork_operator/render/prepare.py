@@ -49,10 +49,11 @@ def prepare_job(run: Run, source: str, reading: Reading, defaults: Defaults) -> 
         # Every part has tries of its own: a thousand pods must not share the bad luck of a few.
         retries={"backoffLimitPerIndex": _RETRIES_PER_PART, "maxFailedIndexes": 0},
         container={
-            "command": ["skywork", "data", "prepare"],
+            # Templates may wrap or replace the command, so it is the same for all pods: what to do is in the arguments.
+            "command": ["skywork"],
             # Kubernetes expands $(NAME) itself; it puts JOB_COMPLETION_INDEX into the pods of every Indexed Job.
             "args": [
-                "--config", f"{_CONFIG_FOLDER}/prepare.json", "--phase", reading,
+                "data", "prepare", "--config", f"{_CONFIG_FOLDER}/prepare.json", "--phase", reading,
                 "--part", f"$(JOB_COMPLETION_INDEX)/{prepare.pods}", "--workers", str(prepare.workers_per_pod),
             ],
         },

@@ -59,8 +59,8 @@ def stage_objects(run: Run, stage: str, defaults: Defaults) -> list[dict[str, An
 def _agent(gpus: int) -> dict[str, Any]:
     port = trainer.AGENT_PORT
     container: dict[str, Any] = {
-        "command": ["skywork", "agent"],
-        "args": ["--workers", str(max(gpus, 1)), "--state-dir", "/tmp/skywork", "--cache-dir", "/cache"],
+        "command": ["skywork"],
+        "args": ["agent", "--workers", str(max(gpus, 1)), "--state-dir", "/tmp/skywork", "--cache-dir", "/cache"],
         "env": [
             {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},

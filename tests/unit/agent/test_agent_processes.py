@@ -195,10 +195,13 @@ def test_an_unreadable_membership_is_no_membership(agent: Agent) -> None:
     agent.training(2)
 
 
-def test_metrics_are_the_agent_s_and_those_of_rank_0(agent: Agent) -> None:
+def test_metrics_are_the_agent_s_and_those_of_rank_0_and_of_every_worker(agent: Agent) -> None:
     agent.say(1)
     agent.training(1)
     (agent.folder / "state/1/metrics.prom").write_text("skywork_train_loss 3.5\n")
+    for rank in range(2):
+        (agent.folder / f"state/1/worker-{rank}.prom").write_text(f'skywork_data_cache_hits{{local_rank="{rank}"}} 7\n')
     code, text = agent.get("/metrics")
     assert code == 200
     assert "skywork_agent_generation 1.0" in text and "skywork_train_loss 3.5" in text
+    assert 'skywork_data_cache_hits{local_rank="1"} 7' in text

@@ -110,7 +110,7 @@ def worst_distance(entries: list[tuple[str, Share | None]], sequences: int) -> F
 
 
 @given(entries=mixtures(sources=2), sequences=st.integers(1, 1200))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_two_sources_are_within_one_sequence_of_the_plan_at_every_sequence(
     entries: list[tuple[str, Share | None]], sequences: int
 ) -> None:
@@ -118,7 +118,7 @@ def test_two_sources_are_within_one_sequence_of_the_plan_at_every_sequence(
 
 
 @given(entries=st.integers(3, 6).flatmap(lambda n: mixtures(sources=n)), sequences=st.integers(1, 500))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_many_sources_are_within_one_sequence_of_the_plan_across_block_edges(
     entries: list[tuple[str, Share | None]], sequences: int
 ) -> None:
@@ -128,7 +128,7 @@ def test_many_sources_are_within_one_sequence_of_the_plan_across_block_edges(
 
 
 @given(entries=polygons(), sequences=st.integers(1, 700))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_shares_between_breakpoints_are_within_one_sequence_of_the_plan(
     entries: list[tuple[str, Share | None]], sequences: int
 ) -> None:
@@ -142,7 +142,7 @@ def test_shares_between_breakpoints_are_within_one_sequence_of_the_plan(
     left=st.tuples(st.integers(0, 150), st.integers(0, 150)),
     sequences=st.integers(1, 600),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_source_at_its_limit_gives_its_share_to_the_others_in_proportion(
     shares: tuple[int, int], left: tuple[int, int], sequences: int
 ) -> None:

@@ -6,13 +6,13 @@ keys = st.integers(0, 2**64 - 1)
 
 
 @given(size=st.integers(1, 700), key=keys)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_key_permutes_any_number_of_things(size: int, key: int) -> None:
     assert sorted(permute(i, size, key) for i in range(size)) == list(range(size))
 
 
 @given(size=st.integers(1, 1300), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_epoch_draws_every_sequence_once(size: int, seed: int) -> None:
     order = Order(seed=seed, source="main", size=size)
     for epoch in range(2):

@@ -179,7 +179,7 @@ def test_validation_windows_are_the_first_ones_with_short_ends_masked(prepare, c
     lives=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 8), st.integers(0, 3)), min_size=1, max_size=8),
     batch=st.integers(1, 24),
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_of_worlds_with_kills_reads_exactly_the_planned_sequences(
     lives: list[tuple[int, int, int]], batch: int, sources, configure, tmp_path: Path
 ) -> None:

@@ -3,9 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from skywork_trainer.config import Model
 from skywork_trainer.engine import decay_groups, shares
 from skywork_trainer.model import Decoder, decoder, initialise
+from skywork_trainer.model.documents import positions
 
 MODEL = Model(layers=2, hidden=32, heads=4, kv_heads=2, ffn=48, vocab_size=256, init_std=0.02)
 
@@ -91,3 +94,36 @@ def test_shares_cover_every_element_once(model: Decoder, world: int) -> None:
             assert start == position
             position += length
         assert position == parameter.numel()
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=5), st.integers(0, 5))
+def test_documents_that_attend_within_themselves_lose_as_much_packed_as_alone(lengths: list[int], rest: int) -> None:
+    end = 255
+    made = Decoder(MODEL, end_of_text=end)
+    initialise(made, 0)
+    generator = torch.Generator().manual_seed(rest)
+    documents = [torch.randint(0, end, (length,), generator=generator) for length in lengths]
+    # Every document after the end-of-text token of the one before; `rest` tokens of a cut one lead.
+    alone = [torch.cat((torch.tensor([end]), document, torch.tensor([end]))) for document in documents]
+    cut = torch.randint(0, end, (rest,), generator=generator)
+    packed = torch.cat([cut, *(document[:-1] for document in alone), torch.tensor([end])])
+
+    def nll(tokens_S: torch.Tensor) -> torch.Tensor:
+        return made(tokens_S.unsqueeze(0), torch.ones(1, len(tokens_S) - 1))[0]
+
+    expected = sum(nll(document) for document in alone) + (nll(torch.cat((cut, torch.tensor([end])))) if rest else 0)
+    assert torch.allclose(nll(packed), torch.as_tensor(expected), rtol=1e-5)
+
+
+def test_positions_start_anew_with_every_end_of_text_token() -> None:
+    tokens_BT = torch.tensor([[5, 9, 6, 7, 9, 9, 8], [9, 5, 6, 7, 8, 5, 6]])
+    assert positions(tokens_BT, 9).tolist() == [[0, 0, 1, 2, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6]]
+
+
+def test_without_the_option_documents_see_those_before_them(model: Decoder) -> None:
+    within = Decoder(MODEL, end_of_text=7)
+    initialise(within, 0)
+    tokens_BT = torch.tensor([[5, 6, 7, 8, 9]])
+    other_BT = torch.tensor([[4, 3, 7, 8, 9]])
+    assert torch.allclose(within.hidden(tokens_BT)[:, 2:], within.hidden(other_BT)[:, 2:], atol=1e-6)
+    assert not torch.allclose(model.hidden(tokens_BT)[:, 2:], model.hidden(other_BT)[:, 2:], atol=1e-6)

@@ -251,6 +251,48 @@ def test_a_later_stage_s_sources_are_prepared_when_its_turn_has_come() -> None:
     assert phases(decided.status) == {"main": None, "stem": "Writing"}
 
 
+TRAINING = {"general": Job(stage="general", uid="j")}
+BEGUN = SkyworkRunStatus(stages=[StageStatus(name="general")])
+
+
+def ahead(*jobs: PrepareJob, status: SkyworkRunStatus = BEGUN, **prepare: dict[str, Any]) -> World:
+    """A world in which stage general trains and later stages read what is prepared."""
+    prepare = prepare or {"stem": TWICE}
+    members = (pod(0, generation=1), pod(1, generation=1), pod(2, generation=1))
+    return World(run=run(status, sources=sources(**prepare)), jobs=TRAINING, pods=members, prepare_jobs=jobs)
+
+
+def test_later_stages_sources_are_prepared_while_a_stage_trains() -> None:
+    decided = plan(ahead())
+    assert names(decided) == ["demo-prepare-stem", "demo-prepare-stem-scan"]
+    assert condition(decided.status, "Running") == ("True", "Training")
+    assert condition(decided.status, "Prepared") == ("False", "InProgress")
+    seen_again = plan(ahead(job("stem"), status=decided.status))
+    assert (seen_again.objects, seen_again.events) == ((), ())
+    assert plan(ahead(job("stem"), status=seen_again.status), NOW + 300).status == seen_again.status
+
+
+def test_what_was_prepared_ahead_lets_the_next_stage_start_at_once() -> None:
+    done = (job("stem", complete=True), job("stem", "write", complete=True))
+    prepared = plan(ahead(*done)).status
+    assert condition(prepared, "Prepared") == ("True", "SourcesPrepared")
+    complete = {"general": Job(stage="general", uid="j", complete=True)}
+    decided = plan(World(run=run(prepared, sources=sources(stem=TWICE)), jobs=complete, prepare_jobs=done))
+    assert names(decided) == ["demo-stem", "demo-stem"]
+
+
+def test_a_preparation_that_fails_ahead_fails_the_run_only_when_its_stage_is_due() -> None:
+    broken = job("stem", failed="Job has failed indexes")
+    decided = plan(ahead(broken))
+    assert condition(decided.status, "Prepared") == ("False", "PrepareFailed")
+    assert condition(decided.status, "Running") == ("True", "Training")
+    assert "PrepareFailed" in [e.reason for e in decided.events]
+    assert plan(ahead(broken, status=decided.status)).events == ()
+    complete = {"general": Job(stage="general", uid="j", complete=True)}
+    due = plan(World(run=run(decided.status, sources=sources(stem=TWICE)), jobs=complete, prepare_jobs=(broken,)))
+    assert condition(due.status, "Failed") == ("True", "PrepareFailed")
+
+
 def test_a_repeated_source_is_told_of_once_and_stays_in_the_status() -> None:
     warned = progress(9, source_epochs={"main": 1.25}, warnings=("source main is read 1.3 times", "so is stem"))
     members = (pod(0, generation=1, agent=warned), pod(1, generation=1), pod(2, generation=1))

@@ -82,7 +82,7 @@ def test_pods_are_hardened_and_hold_no_token() -> None:
 def test_gpus_are_asked_for_and_get_one_worker_each() -> None:
     found = container(job(trainer={"nodes": {"max": 2}, "gpusPerNode": 8}))
     assert found["resources"]["limits"] == {"nvidia.com/gpu": 8}
-    assert found["args"][:2] == ["--workers", "8"]
+    assert found["args"][:3] == ["agent", "--workers", "8"]
     assert "resources" not in container(job())
 
 

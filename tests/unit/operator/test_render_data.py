@@ -99,11 +99,17 @@ def test_the_prepare_config_map_holds_what_the_trainer_parses_and_never_changes(
 def test_a_prepare_job_has_a_pod_for_every_part_that_knows_its_number() -> None:
     spec = job("write")["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
-    assert container(job("write"))["command"] == ["skywork", "data", "prepare"]
+    assert container(job("write"))["command"] == ["skywork"]
     assert container(job("write"))["args"] == [
-        "--config", "/etc/skywork/prepare/prepare.json", "--phase", "write",
+        "data", "prepare", "--config", "/etc/skywork/prepare/prepare.json", "--phase", "write",
         "--part", "$(JOB_COMPLETION_INDEX)/4", "--workers", "8",
     ]  # fmt: skip
+
+
+def test_a_template_that_replaces_the_command_serves_training_and_preparing_alike() -> None:
+    template = {"spec": {"containers": [{"name": "trainer", "command": ["/my/wrap"]}]}}
+    made = container(job("write", trainer={"nodes": {"max": 2}, "template": template}))
+    assert (made["command"], made["args"][:2]) == (["/my/wrap"], ["data", "prepare"])
 
 
 def test_a_prepare_job_tries_every_part_again_but_not_what_cannot_succeed() -> None:

@@ -21,7 +21,7 @@ around = st.text(alphabet="xyzXYZ漢 .,\n字0123", max_size=40)
 
 
 @given(run=words, data=st.data(), before=around, after=around)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_planted_run_is_found_whatever_its_case_punctuation_and_spacing(
     run: list[str], data: st.DataObject, before: str, after: str
 ) -> None:
@@ -32,7 +32,7 @@ def test_a_planted_run_is_found_whatever_its_case_punctuation_and_spacing(
 
 
 @given(run=words, before=around, after=around)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_one_word_less_is_not_enough(run: list[str], before: str, after: str) -> None:
     evaluation = EvaluationSet(OPTIONS, [{"question": " ".join(run)}])
     text = f"{before} x {' '.join(run[: OPTIONS.words - 1])} x {after}"
@@ -40,7 +40,7 @@ def test_one_word_less_is_not_enough(run: list[str], before: str, after: str) ->
 
 
 @given(st.lists(st.sampled_from([QUESTION, QUESTION.upper(), "something else that nobody asks for", "short", ""])))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_batch_is_judged_as_its_texts_are_one_by_one(texts: list[str]) -> None:
     evaluation = EvaluationSet(OPTIONS, [{"question": QUESTION}])
     assert evaluation.matches_all(texts).tolist() == [evaluation.matches(text) for text in texts]

@@ -37,7 +37,7 @@ def judge(text: str, **limits: Any) -> Verdict:
 
 
 @given(texts)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_normalising_twice_is_normalising_once(text: str) -> None:
     once = normalise(text)
     assert normalise(once) == once
@@ -46,7 +46,7 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
 
 
 @given(text=texts, filters=filters)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_verdict_is_the_same_every_time_and_never_adds_to_a_text(text: str, filters: Filters) -> None:
     verdict = examine(text, filters)
     assert examine(text, filters) == verdict
@@ -155,7 +155,7 @@ def test_the_share_of_repeated_blocks_is_one_of_the_document_before_removal() ->
 
 
 @given(st.lists(st.sampled_from([LINE, f"{LINE}!", "", "a", "b", "\t"]), max_size=12))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_taking_out_repeated_blocks_leaves_no_long_line_twice_and_loses_none(lines: list[str]) -> None:
     text = normalise("\n".join(lines))
     shorter, repeated = without_repeated_blocks(text)

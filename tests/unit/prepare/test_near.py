@@ -27,7 +27,7 @@ def jaccard(one: list[str], other: list[str]) -> float:
 
 
 @given(text=st.text(max_size=300), options=st.sampled_from([OPTIONS, NearDuplicates(threshold=0.99, permutations=16)]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_text_with_words_is_seen_the_second_time(text: str, options: NearDuplicates) -> None:
     near = NearDuplicateFilter(options)
     of_text = signature(text, options)
@@ -81,7 +81,7 @@ def test_the_estimate_decides_and_not_that_the_index_found_a_document() -> None:
 
 
 @given(st.integers(0, 999), st.sampled_from([16, 128, 130]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_signature_is_the_librarys(seed: int, permutations: int) -> None:
     options = NearDuplicates(permutations=permutations, words=3)
     text = " ".join(words(seed, seed + 3))
@@ -91,7 +91,7 @@ def test_a_signature_is_the_librarys(seed: int, permutations: int) -> None:
 
 
 @given(st.integers(0, 2**64 - 1) | st.sampled_from([k * (2**61 - 1) + d for k in range(9) for d in range(-7, 8)]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_the_remainder_is_exact_for_every_value(value: int) -> None:
     values = np.array([value % 2**64], np.uint64)
     _modulo_prime(values)

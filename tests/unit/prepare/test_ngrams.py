@@ -48,13 +48,13 @@ def slow(text: str, words: int) -> list[int]:
 
 
 @given(text=texts, words=st.integers(1, 6))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_ngrams_of_a_text_are_those_of_an_obvious_implementation(text: str, words: int) -> None:
     assert word_ngrams(text, words).tolist() == slow(text, words)
 
 
 @given(batch=st.lists(texts, max_size=6), words=st.integers(1, 4))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_batch_has_the_ngrams_of_each_of_its_texts_and_none_across_two(batch: list[str], words: int) -> None:
     hashes, owners = Words(batch).ngrams(words)
     assert [hashes[owners == number].tolist() for number in range(len(batch))] == [slow(text, words) for text in batch]

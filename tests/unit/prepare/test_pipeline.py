@@ -173,7 +173,7 @@ class TestPreparing:
             make(tmp_path / "out", tmp_path / "a.jsonl", exact_duplicates=True, chunk_bytes=1500)
 
     @given(kills=st.lists(st.integers(0, 25), min_size=1, max_size=5))
-    @settings(max_examples=12, deadline=None)
+    @settings(max_examples=12)
     def test_whenever_it_is_killed_the_same_shards_come_out(
         self, kills: list[int], tmp_path_factory: pytest.TempPathFactory, tokenizer: LoadedTokenizer
     ) -> None:
@@ -307,7 +307,7 @@ def _dying_after(puts: int) -> object:
     chunk_bytes=st.integers(1, 400),
     last_line_ends=st.booleans(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chunks_share_out_every_line_exactly_once_in_order(
     texts: list[str], chunk_bytes: int, last_line_ends: bool, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

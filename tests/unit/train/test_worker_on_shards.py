@@ -4,8 +4,18 @@ import json
 import random
 from pathlib import Path
 
+from prometheus_client.parser import text_string_to_metric_families
 from skywork_trainer.checkpoint.history import audit
-from skywork_trainer.config import EXIT_CONFIG, Failure, Progress, RunConfig, Source, Validation
+from skywork_trainer.config import (
+    EXIT_CONFIG,
+    Attention,
+    Checkpoints,
+    Failure,
+    Progress,
+    RunConfig,
+    Source,
+    Validation,
+)
 from skywork_trainer.storage import open_store
 
 from tests.unit.train.world import MODEL, TOKENS_PER_STEP, done, place, run_config, start
@@ -56,8 +66,22 @@ def test_a_worker_trains_on_shards_and_measures_the_held_out_domain(tmp_path: Pa
     progress = Progress.model_validate_json((tmp_path / "state-1" / "progress.json").read_bytes())
     assert progress.step == 8
     assert progress.validation[0].loss < progress.stage_start_validation[0].loss
+    for rank in range(2):
+        told = (tmp_path / f"state-1/worker-{rank}.prom").read_text()
+        samples = {s.name: s for family in text_string_to_metric_families(told) for s in family.samples}
+        read = samples["skywork_data_cache_hits_total"].value + samples["skywork_data_cache_misses_total"].value
+        assert read > 0 and samples["skywork_data_corrupt_answers_total"].value == 0
+        assert samples["skywork_data_wait_seconds_total"].labels["local_rank"] == str(rank)
     result = audit(open_store(config.checkpoints.uri))
     assert (result.steps, result.samples_lost, result.samples_repeated) == (8, 0, 0)
+
+    # Documents that see themselves only: another loss from the first step on, over the same sequences.
+    uri = (tmp_path / "within").as_uri()
+    changes = {"attention": Attention.WITHIN_DOCUMENT, "checkpoints": Checkpoints(uri=uri)}
+    assert start(_work, 2, config.model_copy(update=changes), tmp_path, 3).codes() == done(2)
+    within = Progress.model_validate_json((tmp_path / "state-3" / "progress.json").read_bytes())
+    assert within.source_sequences == progress.source_sequences
+    assert within.stage_start_validation[0].loss != progress.stage_start_validation[0].loss
 
     # Another tokenizer: its own error, from every worker, before any of them waits for the others.
     other = config.model_copy(update={"model": MODEL.model_copy(update={"vocab_size": 256})})

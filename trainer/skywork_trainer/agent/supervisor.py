@@ -12,6 +12,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from skywork_trainer.agent.causes import explain, last_words, read, root_cause, wrong_config
+from skywork_trainer.agent.exposition import merged
 from skywork_trainer.agent.membership import MembershipFile
 from skywork_trainer.agent.policy import Do, Step, View, decide, is_failure
 from skywork_trainer.agent.server import Pages, serve
@@ -266,10 +267,15 @@ class Supervisor:
         self._alive.set(self._workers.running())
         if self._workers.warm_seconds is not None:
             self._warm.set(self._workers.warm_seconds)
-        own = generate_latest(self._registry).decode()
-        path = self._folder() / "metrics.prom"
         leads = self._current is not None and self._current.rank == 0
-        return own + (path.read_text() if leads and path.exists() else "")
+        written = sorted(self._folder().glob("worker-*.prom"))
+        if leads:
+            written.append(self._folder() / "metrics.prom")
+        texts = [generate_latest(self._registry).decode()]
+        for path in written:
+            with contextlib.suppress(FileNotFoundError):  # no worker has come that far
+                texts.append(path.read_text())
+        return merged(texts)
 
     def _unready(self) -> str:
         failure = self._failure

@@ -4,6 +4,9 @@ import argparse
 import importlib
 import signal
 import sys
+from typing import NoReturn
+
+from skywork_trainer.config import EXIT_CONFIG
 
 _GROUPS = {
     "agent": "run the agent: PID 1 of a training pod",
@@ -13,9 +16,17 @@ _GROUPS = {
 }
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with the exit code that Jobs do not retry: the same words are wrong in the next pod, too."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_CONFIG, f"{self.prog}: {message}\n")
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one subcommand and return its exit code; argparse ends the process on bad usage with code 2."""
-    parser = argparse.ArgumentParser(prog="skywork", description=__doc__)
+    """Run one subcommand and return its exit code; bad usage ends the process with code 64."""
+    parser = _Parser(prog="skywork", description=__doc__)
     groups = parser.add_subparsers(dest="group", required=True)
     arguments = sys.argv[1:] if argv is None else argv
     for name, summary in _GROUPS.items():

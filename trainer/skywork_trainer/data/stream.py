@@ -9,9 +9,11 @@ from skywork_trainer.data.ahead import LookAhead
 from skywork_trainer.data.cache import DEFAULT_CAPACITY_BYTES, PartCache
 from skywork_trainer.data.catalog import Catalog, CatalogSource
 from skywork_trainer.data.errors import DataError
-from skywork_trainer.data.fetch import Part
+from skywork_trainer.data.fetch import Part, tally
 from skywork_trainer.data.reader import PartReader
 from skywork_trainer.data.shards import Tokens
+from skywork_trainer.storage import requests
+from skywork_trainer.traffic import Traffic
 
 _SUBSTITUTES = 8
 _log = logging.getLogger(__name__)
@@ -45,6 +47,19 @@ class SequenceStream(Catalog):
         if self._ahead is None:
             self._ahead = LookAhead(lambda coming: self._parts(sequences_of(coming)))
         self._ahead.advance(step)
+
+    def traffic(self) -> Traffic:
+        """Return what this process has fetched and asked of the object store, and how the cache served it."""
+        return Traffic(
+            fetched_parts=tally.parts,
+            fetched_bytes=tally.bytes,
+            cache_hits=self.cache.hits,
+            cache_misses=self.cache.misses,
+            hedged=tally.hedged,
+            retried=tally.retried,
+            corrupt=tally.corrupt,
+            requests=dict(requests),
+        )
 
     def close(self) -> None:
         """Stop fetching ahead and let go of all parts."""

@@ -5,7 +5,8 @@ them; the loss comes per sequence, in fp32, and is computed in chunks of positio
 batch (65,536 x 4 bytes per token) never exist at once.
 
 Shape suffixes: B sequences, T positions, D hidden, N query heads, K key/value heads, H head dimension, V vocabulary,
-P positions of one chunk (batch and time flattened).
+P positions of one chunk (batch and time flattened). Rotary angles are [B, 1, T, H], with B = 1 where all sequences
+count their positions alike.
 """
 
 import torch
@@ -14,14 +15,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from skywork_trainer.config import Model
+from skywork_trainer.model import documents
 
 _LOSS_CHUNK_POSITIONS = 4096
 
 
-def _rotate(x_BNTH: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+def _rotate(x_BNTH: Tensor, cos_B1TH: Tensor, sin_B1TH: Tensor) -> Tensor:
     left, right = x_BNTH.float().chunk(2, dim=-1)
     turned = torch.cat((-right, left), dim=-1)
-    return (x_BNTH.float() * cos_TH + turned * sin_TH).to(x_BNTH.dtype)
+    return (x_BNTH.float() * cos_B1TH + turned * sin_B1TH).to(x_BNTH.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -49,15 +51,20 @@ class Attention(nn.Module):
         self.v = nn.Linear(model.hidden, model.kv_heads * self.head_dim, bias=False)
         self.o = nn.Linear(model.hidden, model.hidden, bias=False)
 
-    def forward(self, x_BTD: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
-        """Return the attended values, projected back to the hidden size."""
+    def forward(self, x_BTD: Tensor, cos_B1TH: Tensor, sin_B1TH: Tensor, visible_B1TT: Tensor | None = None) -> Tensor:
+        """Return the attended values, projected back to the hidden size; without a mask all earlier ones are seen."""
         batch, length, _ = x_BTD.shape
         q_BNTH = self.q(x_BTD).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
         k_BKTH = self.k(x_BTD).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
         v_BKTH = self.v(x_BTD).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        q_BNTH, k_BKTH = _rotate(q_BNTH, cos_TH, sin_TH), _rotate(k_BKTH, cos_TH, sin_TH)
+        q_BNTH, k_BKTH = _rotate(q_BNTH, cos_B1TH, sin_B1TH), _rotate(k_BKTH, cos_B1TH, sin_B1TH)
+        grouped = self.heads != self.kv_heads
+        if visible_B1TT is not None and grouped:
+            # The memory-efficient CUDA kernel takes a mask but no groups; without it all T x T scores are kept.
+            k_BKTH, v_BKTH = (x.repeat_interleave(self.heads // self.kv_heads, dim=1) for x in (k_BKTH, v_BKTH))
+            grouped = False
         out_BNTH = F.scaled_dot_product_attention(
-            q_BNTH, k_BKTH, v_BKTH, is_causal=True, enable_gqa=self.heads != self.kv_heads
+            q_BNTH, k_BKTH, v_BKTH, attn_mask=visible_B1TT, is_causal=visible_B1TT is None, enable_gqa=grouped
         )
         out_BTD: Tensor = self.o(out_BNTH.transpose(1, 2).reshape(batch, length, -1))
         return out_BTD
@@ -88,9 +95,9 @@ class Block(nn.Module):
         self.ffn_norm = RMSNorm(model.hidden, model.norm_eps)
         self.ffn = FeedForward(model)
 
-    def forward(self, x_BTD: Tensor, cos_TH: Tensor, sin_TH: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, cos_B1TH: Tensor, sin_B1TH: Tensor, visible_B1TT: Tensor | None = None) -> Tensor:
         """Return the stream after this layer."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_TH, sin_TH)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), cos_B1TH, sin_B1TH, visible_B1TT)
         out_BTD: Tensor = x_BTD + self.ffn(self.ffn_norm(x_BTD))
         return out_BTD
 
@@ -98,9 +105,11 @@ class Block(nn.Module):
 class Decoder(nn.Module):
     """Token sequences in, negative log-likelihood per sequence out."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, end_of_text: int | None = None) -> None:
+        """Leave the weights to `initialise`; with `end_of_text` a document attends to itself alone."""
         super().__init__()
         self.geometry = model
+        self.end_of_text = end_of_text
         self.embedding = nn.Embedding(model.vocab_size, model.hidden)
         self.blocks = nn.ModuleList([Block(model) for _ in range(model.layers)])
         self.norm = RMSNorm(model.hidden, model.norm_eps)
@@ -108,10 +117,16 @@ class Decoder(nn.Module):
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
         """Return the normed hidden states before the head."""
-        cos_TH, sin_TH = self._angles(tokens_BT.shape[1], tokens_BT.device)
+        if self.end_of_text is None:
+            position_BT = torch.arange(tokens_BT.shape[1], device=tokens_BT.device).unsqueeze(0)
+            visible_B1TT = None
+        else:
+            position_BT = documents.positions(tokens_BT, self.end_of_text)
+            visible_B1TT = documents.visible(position_BT)
+        cos_B1TH, sin_B1TH = self._angles(position_BT)
         x_BTD = self.embedding(tokens_BT)
         for block in self.blocks:
-            x_BTD = block(x_BTD, cos_TH, sin_TH)
+            x_BTD = block(x_BTD, cos_B1TH, sin_B1TH, visible_B1TT)
         out_BTD: Tensor = self.norm(x_BTD)
         return out_BTD
 
@@ -133,12 +148,12 @@ class Decoder(nn.Module):
     def _nll(self, x_PD: Tensor, target_P: Tensor) -> Tensor:
         return F.cross_entropy(self.head(x_PD).float(), target_P, reduction="none")
 
-    def _angles(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def _angles(self, position_BT: Tensor) -> tuple[Tensor, Tensor]:
         head_dim = self.geometry.hidden // self.geometry.heads
-        exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-        position = torch.arange(length, dtype=torch.float32, device=device)
-        angle_TH = torch.outer(position, self.geometry.rope_theta**-exponent).repeat(1, 2)
-        return angle_TH.cos(), angle_TH.sin()
+        exponent_H = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_BT.device) / head_dim
+        angle_BTH = position_BT.float().unsqueeze(2) * self.geometry.rope_theta**-exponent_H
+        angle_B1TH = angle_BTH.repeat(1, 1, 2).unsqueeze(1)
+        return angle_B1TH.cos(), angle_B1TH.sin()
 
 
 @torch.no_grad()
