@@ -213,10 +213,22 @@ class TestPreparing:
         index = make(tmp_path / "out", tmp_path / "a.jsonl", max_bad_share=1)
         assert (index.documents, index.bad_lines) == (1, len(bad))
         told = Report.model_validate_json((tmp_path / "out" / "report.json").read_bytes())
-        assert told.removed["BadLine"].samples[0].text == "not json\n"
+        assert told.removed["BadLine"].samples[0].text == "not json"
         with pytest.raises(DataError, match=r"7 of 8 lines have no text in field 'text'.*'not json") as refusal:
             make(tmp_path / "strict", tmp_path / "a.jsonl", max_bad_share=0.5)
         assert refusal.value.reason == "InputInvalid"
+
+    def test_a_file_of_bad_lines_is_tolerated_where_all_files_together_are_not_too_bad(self, tmp_path: Path) -> None:
+        (tmp_path / "a.jsonl").write_bytes(b"broken\n" * 60)
+        (tmp_path / "b.jsonl").write_bytes(jsonl(TEXTS * 3))
+        index = make(tmp_path / "out", tmp_path / "a.jsonl", tmp_path / "b.jsonl", max_bad_share=0.5)
+        assert (index.bad_lines, index.documents) == (60, len(TEXTS) * 3)
+
+    @pytest.mark.parametrize("exact", [True, False], ids=["scanning", "writing"])
+    def test_a_file_without_any_text_is_refused_long_before_its_end(self, tmp_path: Path, exact: bool) -> None:
+        (tmp_path / "a.jsonl").write_bytes(b'{"body": "some text"}\n' * 5000)
+        with pytest.raises(DataError, match=r"none of the first 1,\d+ lines has text in field 'text'"):
+            make(tmp_path / "out", tmp_path / "a.jsonl", exact_duplicates=exact, chunk_bytes=1 << 20)
 
     def test_each_step_says_what_it_removed(self, tmp_path: Path, tokenizer: LoadedTokenizer) -> None:
         good = "a sentence of quite ordinary words that nobody has reason to take out of this source"

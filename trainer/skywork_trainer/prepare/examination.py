@@ -69,7 +69,7 @@ class _Batch:
         judged: list[tuple[int, str, Kept]] = []
         for number, (line, text) in batch:
             if text is None:
-                self._leave_out(BAD_LINE, number, line.decode(errors="replace"))
+                self._leave_out(BAD_LINE, number, line.decode(errors="replace").strip())
                 continue
             dropped = _REASON_OF_DROP.get(int(self._drops[number])) if self._drops is not None else None
             if dropped is not None:

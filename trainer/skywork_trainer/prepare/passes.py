@@ -49,8 +49,11 @@ class Passes:
             return
         hashes: list[int] = []
         signatures = []
+        bad = 0
         near = self.options.near_duplicates
         for _, text in islice(self.chunks[number].documents(self.options.text_field), self.options.limit):
+            bad += text is None
+            self._check_any_text(self.chunks[number], len(hashes) + 1, bad)
             # A document that is left out anyway must not be the one that another counts as a copy of.
             kept = examine(text, self.options.filters).text if text and near else text
             hashes.append(text_hash(text, self.options) if text and kept else 0)
@@ -87,15 +90,26 @@ class Passes:
                 self.say(f"{chunk.file.key}: {counts.lines:,} lines, {speed:.1f} M characters/s, {len(shards)} shards")
         if writer.tokens:
             shards.append(writer.publish(self.work.store))
-        if counts.lines >= _LINES_THAT_TELL:
-            check_bad_lines(counts, self.options, chunk.file.uri)
         self._keep(number, counts, shards, finished=True)
 
     def _documents(self, chunk: Chunk, skip: int) -> Iterator[tuple[list[Kept], Counts]]:
         """Yield batches behind the first `skip` lines, which an earlier attempt has worked off."""
         drops = self.work.drops(chunk.number) if looks_for_duplicates(self.options) else None
+        bad = lines = 0
         for batch in examined(chunk, self.options, self._evaluation_set(), drops, skip=skip):
             yield batch.kept, batch.counts
+            lines += batch.counts.lines
+            bad += batch.counts.removed[BAD_LINE].documents if BAD_LINE in batch.counts.removed else 0
+            self._check_any_text(chunk, lines, bad)
+
+    def _check_any_text(self, chunk: Chunk, lines: int, bad: int) -> None:
+        """Raise DataError InputInvalid as soon as it is plain that this is no text: not after hours of reading it."""
+        if lines == bad >= _LINES_THAT_TELL and self.options.max_bad_share < 1:
+            raise DataError(
+                "InputInvalid",
+                f"{chunk.file.uri}: none of the first {lines:,} lines has text in field {self.options.text_field!r}: "
+                "correct the inputs or the text field (--text-field, prepare.textField)",
+            )
 
     def _keep(
         self, number: int, counts: Counts, shards: list[Shard], *, taken: int = 0, finished: bool = False

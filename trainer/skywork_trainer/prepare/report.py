@@ -109,13 +109,13 @@ def _lengths(lengths: tuple[int, ...]) -> str:
     bars = []
     for place, n in enumerate(shown):
         height = 120 * lengths[n] / most
-        x = 20 + place * 56
+        x = 20 + place * 68
         bars.append(
-            f'<rect class="kept" x="{x}" y="{140 - height:.1f}" width="44" height="{height:.1f}" rx="2"/>'
-            f'<text x="{x + 22}" y="{134 - height:.1f}">{lengths[n]:,}</text>'
-            f'<text x="{x + 22}" y="158">{_thousands(1 << max(n - 1, 0))}–{_thousands(1 << n)}</text>'
+            f'<rect class="kept" x="{x}" y="{140 - height:.1f}" width="56" height="{height:.1f}" rx="2"/>'
+            f'<text x="{x + 28}" y="{134 - height:.1f}">{lengths[n]:,}</text>'
+            f'<text x="{x + 28}" y="158">{_thousands(1 << max(n - 1, 0))}–{_thousands(1 << n)}</text>'
         )
-    return f'<svg width="{40 + 56 * len(shown)}" height="170" role="img" aria-label="lengths">{"".join(bars)}</svg>'
+    return f'<svg width="{40 + 68 * len(shown)}" height="170" role="img" aria-label="lengths">{"".join(bars)}</svg>'
 
 
 def _thousands(number: int) -> str:
