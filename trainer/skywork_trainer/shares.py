@@ -7,6 +7,7 @@ single node.
 from collections.abc import Sequence
 from enum import StrEnum
 from fractions import Fraction
+from functools import lru_cache
 from itertools import pairwise
 from typing import Annotated, NamedTuple, Self
 
@@ -70,7 +71,9 @@ class Piece(NamedTuple):
     shares: tuple[Polynomial, ...]
 
 
-def pieces(mixture: Sequence[MixtureEntry], where: str) -> list[Piece]:
+# The operator validates every run at every pass, and large mixtures with many breakpoints take a tenth of a second.
+@lru_cache(maxsize=256)
+def pieces(mixture: tuple[MixtureEntry, ...], where: str) -> tuple[Piece, ...]:
     """Return the mixture's shares, which add up to exactly 1 for every x; ValueError naming `where` if they cannot."""
     names = [entry.source for entry in mixture]
     if len(set(names)) < len(names):
@@ -79,7 +82,7 @@ def pieces(mixture: Sequence[MixtureEntry], where: str) -> list[Piece]:
         raise ValueError(f"{where}: only one source may go without a share")
     inner = {exact(point.at) for entry in mixture if entry.share for point in entry.share.points}
     edges = sorted(inner | {Fraction(0), Fraction(1)})
-    return [_piece(mixture, start, end, where) for start, end in pairwise(edges)]
+    return tuple(_piece(mixture, start, end, where) for start, end in pairwise(edges))
 
 
 def value(share: Polynomial, x: Fraction) -> Fraction:

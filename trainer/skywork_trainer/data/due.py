@@ -61,7 +61,7 @@ class Dues:
             start = stop
         return down, up
 
-    def _integrate(self, given: list[Piece], left: dict[str, int]) -> list[list[_Cubic]]:
+    def _integrate(self, given: Sequence[Piece], left: dict[str, int]) -> list[list[_Cubic]]:
         rows: list[list[_Cubic]] = []
         due = [Fraction(0)] * len(self.sources)
         waiting = list(given)
