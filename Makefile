@@ -24,6 +24,9 @@ unit: setup       ## unit tests
 generate: setup   ## write the CRD from the typed models
 	@$(PY) -m skywork_operator.api.crd charts/skywork-operator/crd.yaml manifests/crd/skyworkruns.yaml
 
+bench-data: setup ## order, streaming and preparation, beside mosaicml-streaming and the bare tokenizer
+	@$(PY) -m dev.bench data
+
 cluster-up: setup     ## build (once) and boot the development cluster
 	@$(PY) -m dev.cluster up
 
@@ -33,4 +36,4 @@ cluster-down: setup   ## stop it and remove every trace
 cluster-status: setup ## what runs, and where the kubeconfig is
 	@$(PY) -m dev.cluster status
 
-.PHONY: help setup demo test lint unit generate cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit generate bench-data cluster-up cluster-down cluster-status

@@ -172,7 +172,7 @@ class TestPreparing:
         with pytest.raises(DataError, match="unfinished source"):
             make(tmp_path / "out", tmp_path / "a.jsonl", exact_duplicates=True, chunk_bytes=1500)
 
-    @given(kills=st.lists(st.integers(0, 25), min_size=1, max_size=5))
+    @given(kills=st.lists(st.integers(0, 60), min_size=1, max_size=5))
     @settings(max_examples=12)
     def test_whenever_it_is_killed_the_same_shards_come_out(
         self, kills: list[int], tmp_path_factory: pytest.TempPathFactory, tokenizer: LoadedTokenizer
@@ -181,7 +181,8 @@ class TestPreparing:
         (folder / "tokenizer").mkdir()
         (folder / "tokenizer" / "tokenizer.json").write_bytes(tokenizer.content)
         (folder / "a.jsonl").write_bytes(jsonl(TEXTS[:40]) + b"bad\n" + jsonl(TEXTS[20:]))
-        looking = {"exact_duplicates": True, "max_bad_share": 0.5}
+        # Several shards to a chunk, and several to a batch of documents: each may be the last before a kill.
+        looking = {"exact_duplicates": True, "max_bad_share": 0.5, "shard_tokens": 60}
         make(folder / "whole", folder / "a.jsonl", **looking)
         for puts in kills:
             with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,108 @@
+"""Spikes of the loss, and what a rollback returns to and leaves out."""
+
+import math
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from skywork_trainer.config import Guards
+from skywork_trainer.guards import Interval, Rollback, Spike, SpikeDetector, is_abandoned, is_skipped, plan_rollback
+
+GUARDS = Guards(window_steps=64, grace_steps=10, rollback_steps=20, skip_steps=50)
+
+
+def falling(steps: int, seed: int = 0) -> list[float]:
+    """A curve as training draws it: it falls, and is noisy."""
+    draw = random.Random(seed)
+    return [2.0 + 6.0 / (1 + step / 40) + draw.gauss(0, 0.05) for step in range(steps)]
+
+
+def spikes(curve: list[float], guards: Guards = GUARDS, start: int = 0) -> list[int]:
+    detector = SpikeDetector(guards, stage_start=start)
+    return [step for step, loss in enumerate(curve, start) if detector.see(step, loss)]
+
+
+@given(st.integers(0, 10**6))
+def test_a_falling_noisy_curve_has_no_spike(seed: int) -> None:
+    assert spikes(falling(600, seed)) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "by", "found"),
+    [
+        pytest.param(300, 3.0, [300], id="far above"),
+        pytest.param(300, 0.1, [], id="within the noise"),
+        pytest.param(300, -3.0, [], id="far below"),
+        pytest.param(5, 30.0, [], id="in the grace after the stage's start"),
+        pytest.param(25, 30.0, [], id="before enough steps are known"),
+        pytest.param(300, math.inf, [], id="not finite: the engine's to refuse"),
+    ],
+)
+def test_a_loss_far_above_those_before_it_is_a_spike(at: int, by: float, found: list[int]) -> None:
+    curve = falling(400)
+    curve[at] += by
+    assert spikes(curve) == found
+
+
+def test_a_spike_does_not_hide_the_next_one() -> None:
+    curve = falling(400)
+    for step in (300, 301, 310):
+        curve[step] += 3.0
+    assert spikes(curve) == [300, 301, 310]
+
+
+def test_a_level_that_stays_is_a_spike_for_a_quarter_of_the_window_only() -> None:
+    curve = falling(400)
+    curve[300:] = [loss + 3.0 for loss in curve[300:]]
+    assert spikes(curve) == list(range(300, 316))
+
+
+def test_the_jump_at_a_stage_switch_is_none() -> None:
+    assert spikes([loss + 2 for loss in falling(200)], start=5000) == []
+
+
+def test_a_flat_curve_has_no_spike_of_a_thousandth() -> None:
+    assert spikes([2.0] * 200 + [2.003] + [2.0] * 20) == []
+
+
+def rollback(**changes: object) -> Rollback:
+    fields = {
+        "number": 1, "time": 1.0, "generation": 4, "spike_step": 300, "loss": 9.0, "mean": 3.0, "deviation": 0.1,
+        "to_step": 250, "skip": Interval(280, 330),
+    }  # fmt: skip
+    return Rollback.model_validate(fields | changes)
+
+
+def planned(spike_step: int = 300, saved: tuple[int, ...] = (0, 100, 250, 290), end: int = 1000) -> Rollback | None:
+    spike = Spike(spike_step, 9.0, 3.0, 0.1)
+    return plan_rollback(spike, GUARDS, saved_steps=saved, stage_end=end, past=(), now=1.0, generation=4)
+
+
+def test_a_rollback_returns_to_the_newest_checkpoint_before_what_it_leaves_out() -> None:
+    assert planned() == rollback()
+    assert planned(end=310) == rollback(skip=Interval(280, 310))
+    assert planned(saved=(290,)) is None
+    first = planned(spike_step=15)
+    assert first is not None and (first.to_step, first.skip) == (0, Interval(0, 50))
+
+
+@pytest.mark.parametrize(
+    ("generation", "step", "abandoned"),
+    [(4, 290, True), (4, 250, False), (3, 251, True), (5, 290, False), (2, 100, False)],
+)
+def test_what_was_saved_behind_the_checkpoint_returned_to_is_abandoned(
+    generation: int, step: int, abandoned: bool
+) -> None:
+    assert is_abandoned(generation, step, [rollback()]) == abandoned
+
+
+def test_the_steps_around_the_spike_are_left_out_and_no_others() -> None:
+    two = [rollback(), rollback(number=2, skip=Interval(400, 402))]
+    assert [step for step in range(1000) if is_skipped(step, two)] == [*range(280, 330), 400, 401]
+
+
+def test_a_rollback_that_would_train_the_spike_again_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"guards.rollback.skip \(100 steps\) must be more than"):
+        Guards(rollback_steps=100, skip_steps=100)
