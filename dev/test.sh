@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests by level: lint, unit, control_plane, cluster; all of them without an argument.
+# Tests by level: lint, unit, s3, control_plane, cluster; all of them without an argument.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH" PYTHONDONTWRITEBYTECODE=1
@@ -16,8 +16,9 @@ build() { python -m dev.cluster build; }
 case "$level" in
   lint) lint ;;
   unit) pytest tests/unit ;;
+  s3) build; pytest tests/s3 ;;
   control_plane) build; pytest tests/control_plane ;;
   cluster) build; pytest tests/cluster ;;
   all) lint; build; pytest tests ;;
-  *) echo "usage: dev/test.sh [lint|unit|control_plane|cluster]" >&2; exit 2 ;;
+  *) echo "usage: dev/test.sh [lint|unit|s3|control_plane|cluster]" >&2; exit 2 ;;
 esac

@@ -1,9 +1,8 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from skywork_trainer import storage
-from skywork_trainer.storage import FileStore, StorageError, Store, open_store
+from skywork_trainer.storage import FileStore, StorageError, Store, client, open_store
+from skywork_trainer.storage.store import TEMPORARY
 
 
 @pytest.fixture
@@ -12,14 +11,12 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    client._open.cache_clear()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "a")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "b")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    storage._s3_client.cache_clear()
-    yield
-    storage._s3_client.cache_clear()
 
 
 def test_an_object_reads_back_whole_and_in_ranges(store: Store, tmp_path: Path) -> None:
@@ -41,7 +38,7 @@ def test_listing_takes_a_prefix_of_the_key_and_leaves_out_what_is_still_being_wr
     for key in ("step-2/manifest", "step-10/manifest", "step-1/manifest", "other"):
         store.put(key, b"")
     assert isinstance(store, FileStore)
-    (store.root / "step-1" / f"{storage._TEMPORARY}x").touch()
+    (store.root / "step-1" / f"{TEMPORARY}x").touch()
     assert store.list() == ["other", "step-1/manifest", "step-10/manifest", "step-2/manifest"]
     assert store.list("step-1") == ["step-1/manifest", "step-10/manifest"]
     assert store.list("step-1/") == ["step-1/manifest"]
@@ -90,6 +87,8 @@ def test_a_uri_of_another_kind_is_refused_with_what_is_allowed(uri: str) -> None
 
 @pytest.mark.usefixtures("unreachable")
 def test_a_server_that_does_not_answer_may_be_tried_again() -> None:
+    before = client.requests.copy()
     with pytest.raises(StorageError, match=r"http://127\.0\.0\.1:9") as refusal:
         open_store("s3://bucket/prefix").get("key")
     assert (refusal.value.reason, refusal.value.retryable) == ("StorageUnreachable", True)
+    assert client.requests - before == {("GetObject", "EndpointConnectionError"): 1}, "AWS_MAX_ATTEMPTS"

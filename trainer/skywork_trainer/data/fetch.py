@@ -95,7 +95,8 @@ class _Race:
     def __init__(
         self, store: Store, part: Part, policy: Policy, now: Callable[[], float], chance: Callable[[], float]
     ) -> None:
-        self._store, self._part, self._policy = store, part, policy
+        # Its own retries would multiply with these, and hold up the answer that one is wanted for.
+        self._store, self._part, self._policy = store.without_retries(), part, policy
         self._now, self._chance = now, chance
         self._answers: queue.SimpleQueue[bytes | Exception] = queue.SimpleQueue()
         self._under_way = 0
@@ -126,7 +127,7 @@ class _Race:
                 return answer
             next_request = self._now() + self._after_failure(answer)
         raise StorageError(
-            "StorageUnreachable",
+            getattr(self._last_error, "reason", "StorageUnreachable"),
             f"{self._where()} could not be read within {self._policy.deadline_seconds:.0f} s after "
             f"{self._failures} failed requests; the last: {self._last_error or 'no answer'}",
             retryable=True,
