@@ -8,7 +8,6 @@ index.json        written last: without it there is no source
 """
 
 import hashlib
-import json
 from bisect import bisect_right
 from itertools import accumulate
 from typing import Annotated, Literal, Self
@@ -85,8 +84,8 @@ class SourceIndex(_Frozen):
 
     def digest(self) -> str:
         """Return the fingerprint that the content should have."""
-        content = self.model_dump(mode="json", exclude={"fingerprint"})
-        return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        # Fields in the order of their definition, without spaces; whole numbers and ASCII only, so one way to write them.
+        return hashlib.sha256(self.model_dump_json(exclude={"fingerprint"}).encode()).hexdigest()
 
     def sealed(self) -> "SourceIndex":
         """Return the index with its fingerprint."""
