@@ -1,109 +1,124 @@
 """How long a process needs from an index to its first batch, anywhere in the run, and what it holds for that."""
 
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from dev.bench.environment import PEERS, measured, peer_python
-from dev.bench.figures import Figure, Goal, say, tell
+from dev.bench.environment import PeerEnvironment, ours
+from dev.bench.figures import Figure, Goal, Peer, say
 from dev.bench.shards import sparse_source
 
+PEER = "mosaicml-streaming 0.13.0"
 _LENGTH = 2048
 _BATCH = 8
-PEER = "mosaicml-streaming 0.13.0"
-_PEER_SHARD_SAMPLES = 16000
-_MOST_FOR_THE_PEER = 10**8
+_SHARD_SEQUENCES = 16000
 _MOST_SHARDS = 5000
+_RUN_TOKENS = 3 * 10**12
+_MOST_FOR_THE_PEER = 10**8
+_TWICE_IS_TOO_LONG = 10**8
 
 
-def measure(folder: Path, *, quick: bool) -> None:
-    """Print the figures of starting and resuming at 10^5 to 10^9 sequences, and in an index of 3 T tokens."""
-    sizes = [10**5, 10**6] if quick else [10**5, 10**6, 10**7, 10**8, 10**9]
-    python = peer_python("streaming", "mosaicml-streaming==0.13.0", "torch==2.12.*", "numpy<3", "setuptools<81")
-    if python is not None:
-        say("writing the peer's shards")
-        subprocess.run([python, PEERS / "streaming_start.py", "make", folder], check=True, stderr=subprocess.DEVNULL)
-    for size in sizes:
-        shards = max(min(size // _PEER_SHARD_SAMPLES, _MOST_SHARDS), 1)
-        shard_tokens = -(-size // shards) * _LENGTH + 1
-        for resume in (False, True):
-            position = size // 2 // _BATCH * _BATCH if resume else 0
-            say(f"{'resuming' if resume else 'starting'}, {size:.0e} sequences")
-            ours = _ours(folder / f"ours-{size}-{position}", shards, shard_tokens, position, repeats=3)
-            theirs: list[dict[str, float]] = []
-            peer = PEER
-            if python is None or size > _MOST_FOR_THE_PEER:
-                peer = (
-                    f"{PEER}: not measured, {'not installed' if python is None else 'needs more memory than there is'}"
-                )
-            else:
-                command = [
-                    str(python),
-                    str(PEERS / "streaming_start.py"),
-                    "first",
-                    str(folder),
-                    str(size),
-                    str(int(resume)),
-                ]
-                theirs = [measured(command) for _ in range(1 if size >= 10**8 else 3)]
-            _tell(f"order.{'resume' if resume else 'start'}.1e{len(str(size)) - 1}", ours, theirs, peer, size)
-    _at_scale(folder, quick=quick)
+def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
+    """Yield the figures of starting and resuming at 10^5 to 10^9 sequences, and in a source of 3 T tokens."""
+    peer = PeerEnvironment("streaming", "streaming.py")
+    for exponent in (5, 6) if quick else (5, 6, 7, 8, 9):
+        yield from _beside_the_peer(folder, exponent, peer)
+    yield from _at_scale(folder, repeats=3 if quick else 7)
 
 
-def _tell(name: str, ours: list[dict[str, float]], theirs: list[dict[str, float]], peer: str, size: int) -> None:
-    large = Goal(of="ratio", at_least=1000) if size == 10**8 else None
-    tell(
-        Figure(
-            figure=f"{name}.seconds", unit="s", values=[m["start_seconds"] for m in ours], peer=peer,
-            peer_values=[m["start_seconds"] for m in theirs], goal=large,
+def _beside_the_peer(folder: Path, exponent: int, peer: PeerEnvironment) -> Iterator[Figure]:
+    """From constructing the stream to a batch of 8 in hand, in a fresh process: at the beginning, and half-way."""
+    size = 10**exponent
+    shards = max(min(size // _SHARD_SEQUENCES, _MOST_SHARDS), 1)
+    half = size // 2 // _BATCH * _BATCH
+    source = _Source(folder / f"1e{exponent}", shards, -(-size // shards) * _LENGTH + 1, [0, half])
+    missing = peer.missing
+    if size > _MOST_FOR_THE_PEER:
+        missing = f"not run beyond 10^{len(str(_MOST_FOR_THE_PEER)) - 1}: time and memory grow with the sequences"
+    for name, position in (("start", 0), ("resume", half)):
+        say(f"10^{exponent} sequences, {name}")
+        mine, theirs = [], []
+        for _ in range(1 if size >= _TWICE_IS_TOO_LONG and not missing else 3):
+            mine.append(source.first_batch(position))
+            if not missing:
+                theirs.append(peer.run("first", folder, size, position))
+        yield from _compared(f"order.1e{exponent}.{name}", mine, theirs, missing, exponent)
+
+
+def _compared(
+    name: str, mine: list[dict[str, float]], theirs: list[dict[str, float]], missing: str | None, exponent: int
+) -> Iterator[Figure]:
+    def beside(of: str) -> Peer:
+        return Peer(name=PEER, values=[taken[of] for taken in theirs], missing=missing)
+
+    yield Figure(
+        figure=f"{name}.seconds",
+        unit="s",
+        values=[taken["start_seconds"] for taken in mine],
+        peer=beside("start_seconds"),
+        goal=Goal(of="ratio", at_least=1000) if exponent == 8 else None,
+    )
+    yield Figure(
+        figure=f"{name}.seconds_without_index",
+        unit="s",
+        values=[taken["start_seconds"] - taken["index_seconds"] for taken in mine],
+    )
+    yield Figure(
+        figure=f"{name}.peak_memory",
+        unit="MiB",
+        values=[taken["peak_mib"] for taken in mine],
+        peer=beside("peak_mib"),
+    )
+    yield Figure(
+        figure=f"{name}.memory_beyond_imports",
+        unit="MiB",
+        values=[taken["peak_mib"] - taken["imported_mib"] for taken in mine],
+        peer=Peer(name=PEER, values=[t["peak_mib"] - t["imported_mib"] for t in theirs], missing=missing),
+    )
+
+
+def _at_scale(folder: Path, *, repeats: int) -> Iterator[Figure]:
+    """Yield what the first batch takes in a source of 3 T tokens in 5,000 shards, wherever the run stands."""
+    positions = {"0": 0, "1e6": 10**6, "1e9": 10**9}
+    say("writing the index of 3 T tokens")
+    source = _Source(folder / "3T", _MOST_SHARDS, _RUN_TOKENS // _MOST_SHARDS, list(positions.values()))
+    cold = {name: source.first_batch(position) for name, position in positions.items()}
+    # In turns, so that a slow minute of the machine is not taken for the cost of progress.
+    warm = [{name: source.first_batch(position) for name, position in positions.items()} for _ in range(repeats)]
+    for name, position in positions.items():
+        say(f"3 T tokens, sequence {position:,}")
+        taken = [turn[name] for turn in warm]
+        goals = position == max(positions.values())
+        yield Figure(
+            figure=f"order.3T.at_{name}.first_batch_beyond_index",
+            unit="s",
+            values=[t["start_seconds"] - t["index_seconds"] for t in taken],
+            goal=Goal(of="value", at_most=0.05) if goals else None,
         )
-    )  # fmt: skip
-    tell(
-        Figure(
-            figure=f"{name}.peak_memory", unit="MiB", values=[m["peak_mib"] for m in ours], peer=peer,
-            peer_values=[m["peak_mib"] for m in theirs],
+        yield Figure(
+            figure=f"order.3T.at_{name}.first_batch_beyond_index_parts_not_cached",
+            unit="s",
+            values=[cold[name]["start_seconds"] - cold[name]["index_seconds"]],
         )
-    )  # fmt: skip
-
-
-def _at_scale(folder: Path, *, quick: bool) -> None:
-    """3 T tokens in 5,000 shards: the first batch beyond importing and reading the index, wherever the run stands."""
-    shard_tokens = 3 * 10**12 // _MOST_SHARDS
-    for position in (0, 10**9) if quick else (0, 10**6, 10**9):
-        name = f"order.3T.at_1e{len(str(position)) - 1 if position else 0}" if position else "order.3T.at_0"
-        say(f"3 T tokens in 5,000 shards, sequence {position}")
-        ours = _ours(folder / f"scale-{position}", _MOST_SHARDS, shard_tokens, position, repeats=3 if quick else 7)
-        far = position == 10**9
-        beyond = [m["start_seconds"] - m["index_seconds"] for m in ours]
-        tell(
-            Figure(
-                figure=f"{name}.first_batch_beyond_index",
-                unit="s",
-                values=beyond,
-                goal=Goal(of="value", at_most=0.05) if far else None,
-            )
+        yield Figure(figure=f"order.3T.at_{name}.index", unit="s", values=[t["index_seconds"] for t in taken])
+        yield Figure(figure=f"order.3T.at_{name}.imports", unit="s", values=[t["import_seconds"] for t in taken])
+        yield Figure(figure=f"order.3T.at_{name}.peak_memory", unit="MiB", values=[t["peak_mib"] for t in taken])
+        yield Figure(
+            figure=f"order.3T.at_{name}.memory_beyond_python_and_numpy",
+            unit="MiB",
+            values=[t["peak_mib"] - t["python_mib"] for t in taken],
+            goal=Goal(of="value", at_most=100) if goals else None,
         )
-        tell(Figure(figure=f"{name}.index", unit="s", values=[m["index_seconds"] for m in ours]))
-        held = [m["peak_mib"] - m["imported_mib"] for m in ours]
-        tell(
-            Figure(
-                figure=f"{name}.memory_beyond_import",
-                unit="MiB",
-                values=held,
-                goal=Goal(of="value", at_most=100) if far else None,
-            )
-        )
-        tell(Figure(figure=f"{name}.peak_memory", unit="MiB", values=[m["peak_mib"] for m in ours]))
 
 
-def _ours(folder: Path, shards: int, shard_tokens: int, position: int, *, repeats: int) -> list[dict[str, float]]:
-    batch = range(position, position + _BATCH)
-    config = sparse_source(folder, shards=shards, shard_tokens=shard_tokens, length=_LENGTH, positions=list(batch))
-    path = folder / "run.json"
-    path.write_text(config.model_dump_json())
-    # The first one fills the node's cache, as the run that is resumed has done.
-    return [_start(path, folder / "cache", batch) for _ in range(repeats + 1)][1:]
+class _Source:
+    """A source of which only the parts at some positions exist, and the cache of the node that reads it."""
 
+    def __init__(self, folder: Path, shards: int, shard_tokens: int, starts: list[int]) -> None:
+        positions = [start + number for start in starts for number in range(_BATCH)]
+        config = sparse_source(folder, shards=shards, shard_tokens=shard_tokens, length=_LENGTH, positions=positions)
+        self._config, self._cache = folder / "run.json", folder / "cache"
+        self._config.write_text(config.model_dump_json())
 
-def _start(path: Path, cache: Path, batch: range) -> dict[str, float]:
-    return measured([sys.executable, "-m", "dev.bench.start", str(path), str(cache), str(batch.start), str(len(batch))])
+    def first_batch(self, position: int) -> dict[str, float]:
+        """Read a batch in a fresh process."""
+        return ours("start", self._config, self._cache, position, _BATCH)

@@ -18,13 +18,13 @@ def measure(folder: Path, *, quick: bool) -> None:
     corpus = paths.cache() / "corpus"
     subprocess.run([sys.executable, "-m", "dev.corpus", "--output", str(corpus)], check=True, stdout=subprocess.DEVNULL)
     text = folder / "text.jsonl"
-    limit = 3_000_000 if quick else 15_000_000
+    limit = 3_000_000 if quick else 25_000_000
     _mixed(corpus, text, limit)
     tokenizer = _tokenizer(corpus)
     evaluation = folder / "evaluation.jsonl"
     evaluation.write_text("".join(json.dumps({"question": f"question {n} " * 20}) + "\n" for n in range(1000)))
     rates: dict[str, list[float]] = {"bare": [], "bare encode_batch": [], "filters": [], "all": []}
-    for repeat in range(2 if quick else 5):
+    for repeat in range(2 if quick else 3):
         say(f"preparing {limit / 1e6:.0f} MB of text on one core, {repeat + 1}")
         for name, seen in rates.items():
             command = ["taskset", "-c", "0", sys.executable, "-m", "dev.bench.prepare_once", name]

@@ -10,6 +10,7 @@ from skywork_trainer.config import Decontamination
 from skywork_trainer.prepare.filters import normalise
 from skywork_trainer.prepare.ngrams import Hashes, Words
 
+_BATCH_CHARACTERS = 1 << 20
 _BATCH_RECORDS = 1024
 _BITS = 24
 """Low bits of an n-gram that are looked up first: 2 MiB, which a core's cache holds."""
@@ -42,10 +43,13 @@ class EvaluationSet:
         return bool(self.matches_all([text])[0])
 
     def matches_all(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
-        """Return for each of the texts whether it matches; a batch of about a megabyte is quickest."""
-        matching = np.zeros(len(texts), np.bool_)
+        """Return for each of the texts whether it matches."""
         if not len(self._ngrams) or not len(texts):
-            return matching
+            return np.zeros(len(texts), np.bool_)
+        return np.concatenate([self._matches(batch) for batch in _batches(texts)])
+
+    def _matches(self, texts: Sequence[str]) -> npt.NDArray[np.bool_]:
+        matching = np.zeros(len(texts), np.bool_)
         ngrams, text = Words(texts).ngrams(self.words)
         low = _low(ngrams)
         # A bit tells nearly all from those that need a search.
@@ -67,6 +71,17 @@ class EvaluationSet:
         self.records += len(records)
         self.too_short += len(records) - len(np.unique(long))
         return words.ngrams(self.words)[0]
+
+
+def _batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Yield the texts in runs of about a megabyte: enough for numpy, and still within a core's cache."""
+    begin = characters = 0
+    for end, text in enumerate(texts):
+        if characters and characters + len(text) > _BATCH_CHARACTERS:
+            yield texts[begin:end]
+            begin, characters = end, 0
+        characters += len(text) + 1
+    yield texts[begin:]
 
 
 def _low(ngrams: Hashes) -> npt.NDArray[np.int64]:

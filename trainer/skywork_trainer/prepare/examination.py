@@ -11,7 +11,7 @@ import numpy.typing as npt
 from skywork_trainer.config import Preparation
 from skywork_trainer.prepare.chunks import Chunk
 from skywork_trainer.prepare.decontaminate import EvaluationSet
-from skywork_trainer.prepare.filters import Removal, examine, normalise
+from skywork_trainer.prepare.filters import Removal, cleaned, examine
 from skywork_trainer.prepare.work import SAMPLES, Counts, Hashes, Removed, Sample
 
 BATCH_DOCUMENTS = 256
@@ -35,10 +35,9 @@ class Examined(NamedTuple):
     counts: Counts
 
 
-def text_hash(text: str, options: Preparation) -> int:
-    """Return the hash by which a document is told from others: of its normalised text, never 0."""
-    normal = normalise(text) if options.filters.normalise else text
-    return int.from_bytes(hashlib.blake2b(normal.encode(), digest_size=8).digest(), "little") or 1
+def text_hash(text: str) -> int:
+    """Return the hash by which a cleaned document is told from others, never 0."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") or 1
 
 
 def examined(
@@ -75,14 +74,14 @@ class _Batch:
             if dropped is not None:
                 self._leave_out(dropped, number, text)
                 continue
-            verdict = examine(text, self._options.filters)
+            clean = cleaned(text, self._options.filters)
+            verdict = examine(clean, self._options.filters)
             if verdict.text is None:
                 self._leave_out(verdict.reason or Removal.EMPTY, number, text)
                 continue
             self._repeated += verdict.removed_characters
-            # Without blocks taken out the text that stays is the one that is hashed.
-            whole = text if self._options.filters.remove_repeated_blocks else verdict.text
-            judged.append((number, text, Kept(verdict.text, text_hash(whole, self._options))))
+            # Of the whole text, blocks that were taken out included: as the pass that looks for duplicates hashes it.
+            judged.append((number, text, Kept(verdict.text, text_hash(clean))))
         kept = self._decontaminated(judged)
         lengths = np.bincount([min(len(k.text).bit_length(), 31) for k in kept], minlength=32)
         return Examined(

@@ -47,10 +47,13 @@ class Verdict(NamedTuple):
     """Characters of repeated blocks taken out of a document that stays."""
 
 
+def cleaned(text: str, filters: Filters) -> str:
+    """Return a document as it is judged and told from others: normalised, unless that is switched off."""
+    return normalise(text) if filters.normalise else text
+
+
 def examine(text: str, filters: Filters) -> Verdict:
-    """Clean a document and check it against every limit that is set; the first one it breaks is the reason."""
-    if filters.normalise:
-        text = normalise(text)
+    """Check a cleaned document against every limit that is set; the first one it breaks is the reason."""
     if not text or text.isspace():
         return Verdict(None, Removal.EMPTY, 0)
     removed = 0

@@ -13,7 +13,7 @@ from skywork_trainer.data.shards import Shard
 from skywork_trainer.prepare.chunks import Chunk, cut
 from skywork_trainer.prepare.decontaminate import EvaluationSet
 from skywork_trainer.prepare.examination import BAD_LINE, Kept, examined, text_hash
-from skywork_trainer.prepare.filters import examine
+from skywork_trainer.prepare.filters import cleaned, examine
 from skywork_trainer.prepare.near import signature
 from skywork_trainer.prepare.shardwriter import ShardWriter
 from skywork_trainer.prepare.texts import JSON_SUFFIXES, find_texts
@@ -54,9 +54,10 @@ class Passes:
         for _, text in islice(self.chunks[number].documents(self.options.text_field), self.options.limit):
             bad += text is None
             self._check_any_text(self.chunks[number], len(hashes) + 1, bad)
+            clean = cleaned(text or "", self.options.filters)
             # A document that is left out anyway must not be the one that another counts as a copy of.
-            kept = examine(text, self.options.filters).text if text and near else text
-            hashes.append(text_hash(text, self.options) if text and kept else 0)
+            kept = examine(clean, self.options.filters).text if near else clean
+            hashes.append(text_hash(clean) if text and kept else 0)
             if near:
                 signatures.append(signature(kept or "", near))
         block = np.stack(signatures) if signatures else None
