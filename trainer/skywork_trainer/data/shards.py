@@ -84,7 +84,7 @@ class SourceIndex(_Frozen):
 
     def digest(self) -> str:
         """Return the fingerprint that the content should have."""
-        # Fields in the order of their definition, without spaces; whole numbers and ASCII only, so one way to write them.
+        # Fields in the order of their definition; whole numbers and ASCII only, so there is one way to write them.
         return hashlib.sha256(self.model_dump_json(exclude={"fingerprint"}).encode()).hexdigest()
 
     def sealed(self) -> "SourceIndex":
