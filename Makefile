@@ -21,6 +21,9 @@ lint: setup       ## style, types and layers
 unit: setup       ## unit tests
 	@bash dev/test.sh unit
 
+test-full: setup  ## every case of what the unit tests only sample
+	@bash dev/test.sh full
+
 generate: setup   ## write the CRD from the typed models
 	@$(PY) -m skywork_operator.api.crd charts/skywork-operator/crd.yaml manifests/crd/skyworkruns.yaml
 
@@ -36,4 +39,4 @@ cluster-down: setup   ## stop it and remove every trace
 cluster-status: setup ## what runs, and where the kubeconfig is
 	@$(PY) -m dev.cluster status
 
-.PHONY: help setup demo test lint unit generate bench-data cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit test-full generate bench-data cluster-up cluster-down cluster-status

@@ -102,7 +102,7 @@ class _Draft:
         self.events = (*self.events, Event(kind=kind, reason=reason, message=message))
 
     def hear(self, words: AgentStatus | None, stage: str) -> None:
-        """Take over what rank 0 reports; a repeated source is told of once, and stays in the status."""
+        """Take over what rank 0 reports; what is wrong is told of once, and stays in the status."""
         if words is None:
             return
         self.status = report.with_progress(self.status, words, self.run, stage)
@@ -111,6 +111,18 @@ class _Draft:
             if find(self.status.conditions, "DataRepeated") is None:
                 self.tell("Warning", "SourceRepeated", warnings)
             self.say("DataRepeated", True, "SourceRepeated", warnings)
+        corrupt, before = report.corrupt(words, self.status), find(self.status.conditions, "CheckpointCorrupt")
+        if corrupt:
+            if before is None or before.message != corrupt:
+                self.tell("Warning", "CheckpointCorrupt", corrupt)
+            self.say("CheckpointCorrupt", True, "PassedOver", corrupt)
+        elif corrupt == "" and before is not None and before.status == "True":
+            self.say("CheckpointCorrupt", False, "NoneFound", "every checkpoint can be read")
+        reduced = report.reduced_micro_batch(words, self.run.spec)
+        if reduced and find(self.status.conditions, "MicroBatchReduced") is None:
+            self.tell("Warning", "OutOfMemory", reduced)
+        if reduced:
+            self.say("MicroBatchReduced", True, "OutOfMemory", reduced)
 
     def update(self, **fields: object) -> None:
         self.status = self.status.model_copy(update=fields)

@@ -78,7 +78,22 @@ def test_every_example_is_accepted(kube: Kube, path: Path) -> None:
             "stages.1.mixture.0", {"source": "stem"}, "only one source may go without a share", id="two rests"
         ),
         pytest.param("checkpoints", {}, 'missing required field "uri" in', id="nowhere to save"),
+        pytest.param("initialWeights", {"uri": "llama"}, "spec.initialWeights.uri", id="weights without a scheme"),
+        pytest.param("model.ropeTheta", "much", "spec.model.ropeTheta", id="a theta in words"),
         pytest.param("checkpoints.keepLast", 0, "spec.checkpoints.keepLast", id="keeping none"),
+        pytest.param("checkpoints.every", "often", "spec.checkpoints.every", id="an interval in words"),
+        pytest.param(
+            "checkpoints",
+            {"uri": "s3://runs/demo", "every": "Auto", "everySteps": 10},
+            "only one of checkpoints.every, checkpoints.everySteps and checkpoints.everyTokens can hold",
+            id="two intervals",
+        ),
+        pytest.param(
+            "checkpoints",
+            {"uri": "s3://runs/demo", "localEvery": "30s"},
+            "checkpoints.localEvery needs checkpoints.localKeep of at least 1",
+            id="local checkpoints of which none is kept",
+        ),
     ],
 )
 def test_a_bad_manifest_is_refused_with_the_field_s_name(
@@ -103,6 +118,7 @@ def test_a_name_too_long_for_jobs_and_pods_is_refused(kube: Kube, namespace: str
         ("sources.0.epochs", {"max": 2}, "spec.sources[].epochs is immutable"),
         ("batch.globalTokens", "2048", "spec.batch is immutable"),
         ("checkpoints.uri", "s3://runs/other", "spec.checkpoints.uri is immutable"),
+        ("initialWeights", {"uri": "s3://open/llama"}, "spec.initialWeights is immutable"),
     ],
 )
 def test_the_past_of_a_run_cannot_be_edited(kube: Kube, namespace: str, path: str, value: Any, named: str) -> None:
@@ -110,6 +126,16 @@ def test_the_past_of_a_run_cannot_be_edited(kube: Kube, namespace: str, path: st
     with pytest.raises(CommandError) as refused:
         kube.apply(manifest(namespace, changed(path, value)))
     assert named in str(refused.value)
+
+
+def test_the_weights_a_run_began_with_can_neither_be_exchanged_nor_forgotten(kube: Kube, namespace: str) -> None:
+    begun = changed("initialWeights", {"uri": "s3://open/llama"})
+    kube.apply(manifest(namespace, begun))
+    kube.apply(manifest(namespace, begun | {"failurePolicy": {"restartsWithoutProgress": 7}}))
+    for other in ({"uri": "s3://open/another"}, None):
+        spec = {name: value for name, value in begun.items() if name != "initialWeights"}
+        with pytest.raises(CommandError, match=r"spec\.initialWeights is immutable"):
+            kube.apply(manifest(namespace, spec | ({"initialWeights": other} if other else {})))
 
 
 def test_what_may_change_can_be_changed(kube: Kube, namespace: str) -> None:
@@ -129,7 +155,7 @@ def test_every_default_is_filled_in_by_the_schema(kube: Kube, namespace: str) ->
         "betas": ["0.9", "0.95"], "epsilon": "1e-8", "weightDecay": "0.1", "gradientClipping": "1.0",
     }  # fmt: skip
     assert spec["engine"] == {"zeroStage": 1, "microBatchSequences": 4}
-    assert (spec["checkpoints"]["every"], spec["checkpoints"]["keepLast"]) == ("10m", 3)
+    assert (spec["checkpoints"]["keepLast"], spec["checkpoints"]["keepBest"]) == (3, 0)
     assert spec["failurePolicy"] == {"restartsWithoutProgress": 5}
 
 

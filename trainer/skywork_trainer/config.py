@@ -134,11 +134,55 @@ class Validation(_Frozen):
     domains: tuple[Source, ...] = ()
 
 
+class ActivationCheckpointing(StrEnum):
+    """What the backward pass computes again instead of keeping it from the forward pass; results are the same."""
+
+    NONE = "None"
+    SELECTIVE = "Selective"
+    """All but the results of matrix products and of attention: cheap, and the larger part of the memory."""
+    FULL = "Full"
+    """Whole blocks: a third more arithmetic for the least memory."""
+
+
+class Offload(StrEnum):
+    """Where optimizer state is kept and updated."""
+
+    NONE = "None"
+    """On the device that computes."""
+    CPU = "Cpu"
+    """Masters, moments and the update on the host."""
+    NVME = "Nvme"
+    """As Cpu, and the weights between two uses on the node's disk."""
+
+
+class Kernels(StrEnum):
+    """Whose norms and activations are computed with."""
+
+    TORCH = "Torch"
+    LIGER = "Liger"
+    """Fused Triton kernels; GPUs only, and the package liger-kernel must be installed."""
+
+
 class Engine(_Frozen):
     """How the optimizer state is spread and how much one forward pass holds."""
 
-    zero_stage: Annotated[int, Field(ge=0, le=2)] = 1
-    micro_batch_sequences: Annotated[int, Field(ge=1)] = 4
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    micro_batch_sequences: Annotated[int, Field(ge=0)] = 4
+    """Sequences of one forward pass; 0 takes as many as the device's memory is reckoned to hold."""
+    activation_checkpointing: ActivationCheckpointing = ActivationCheckpointing.NONE
+    compile: bool = False
+    """Compile the blocks with torch.compile; needs a C++ compiler on CPUs and Triton on GPUs."""
+    offload: Offload = Offload.NONE
+    kernels: Kernels = Kernels.TORCH
+
+    @model_validator(mode="after")
+    def _fits_the_stage(self) -> Self:
+        # Offloading in stages 1 and 2, DeepSpeed 0.19 keeps a gradient that is not finite for all steps that follow.
+        if self.offload is not Offload.NONE and self.zero_stage != 3:
+            raise ValueError(f"engine.offload {self.offload} needs engine.zeroStage 3")
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("engine.compile does not go with engine.zeroStage 3: weights come and go between blocks")
+        return self
 
 
 class Optimizer(_Frozen):
@@ -152,11 +196,79 @@ class Optimizer(_Frozen):
 
 
 class Checkpoints(_Frozen):
-    """Where checkpoints are committed, how often, and how many of the newest are kept."""
+    """Where checkpoints are committed, how often, and which are kept; every 10 minutes where nothing else is said."""
 
     uri: str
-    every_seconds: Annotated[float, Field(gt=0)] = 600.0
+    every_seconds: Annotated[float, Field(gt=0)] | None = None
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    every_tokens: Annotated[int, Field(ge=1)] | None = None
+    auto: bool = False
+    """Choose the time between two from what a save costs and how often the run fails."""
+    background: bool = True
+    """Training goes on while a checkpoint is uploaded; without, it waits for every commit."""
     keep_last: Annotated[int, Field(ge=1)] = 3
+    keep_every_tokens: Annotated[int, Field(ge=1)] | None = None
+    """The first checkpoint behind every so many tokens is kept for good."""
+    keep_best: Annotated[int, Field(ge=0)] = 0
+    """So many with the lowest mean validation loss are kept as well."""
+    local_keep: Annotated[int, Field(ge=0)] = 0
+    """Newest checkpoints of which each node keeps its own files on its disk, to read them from there."""
+    local_every_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Time between two that are kept on the nodes only."""
+
+    @model_validator(mode="after")
+    def _one_interval(self) -> Self:
+        given = {
+            "every": self.every_seconds is not None or self.auto,
+            "everySteps": self.every_steps is not None,
+            "everyTokens": self.every_tokens is not None,
+        }
+        named = [name for name, is_given in given.items() if is_given]
+        if len(named) > 1:
+            raise ValueError(f"checkpoints.{' and checkpoints.'.join(named)} are given: only one of them can hold")
+        if self.auto and self.every_seconds is not None:
+            raise ValueError("checkpoints.every is either Auto or a duration, not both")
+        if self.local_every_seconds is not None and not self.local_keep:
+            raise ValueError("checkpoints.localEvery needs checkpoints.localKeep of at least 1: nothing would be kept")
+        return self
+
+
+class SpikeAction(StrEnum):
+    """What is done about a step whose loss lies far above those before it."""
+
+    ALERT = "Alert"
+    """Say so, and train it."""
+    SKIP = "Skip"
+    """Drop its gradient: the step counts, the weights stay."""
+    ROLLBACK = "Rollback"
+    """Return to a checkpoint before it, and leave out the sequences around it."""
+
+
+class Guards(_Frozen):
+    """When the training loss counts as a spike, and what is done then."""
+
+    spike_action: SpikeAction = SpikeAction.ALERT
+    spike_sigmas: Annotated[float, Field(ge=2)] = 6.0
+    """Standard deviations above the mean of the window."""
+    window_steps: Annotated[int, Field(ge=8)] = 128
+    """Steps that the mean and the deviation are taken from."""
+    grace_steps: Annotated[int, Field(ge=0)] = 100
+    """Steps after the start of a stage in which nothing is a spike: another mixture has another loss."""
+    rollback_steps: Annotated[int, Field(ge=1)] = 100
+    """The sequences from so many steps before the spike on are left out."""
+    skip_steps: Annotated[int, Field(ge=2)] = 200
+    """How many steps are left out, counted from there."""
+    most_rollbacks: Annotated[int, Field(ge=1)] = 3
+    """Rollbacks of a run after which a further spike fails it."""
+
+    @model_validator(mode="after")
+    def _skip_covers_the_spike(self) -> Self:
+        if self.skip_steps <= self.rollback_steps:
+            raise ValueError(
+                f"guards.rollback.skip ({self.skip_steps} steps) must be more than guards.rollback.back "
+                f"({self.rollback_steps} steps): otherwise the spike itself is trained again"
+            )
+        return self
 
 
 class Attention(StrEnum):
@@ -178,6 +290,8 @@ class RunConfig(_Frozen):
     model: Model
     tokenizer_uri: str
     """Folder or tokenizer.json of the tokenizer; checked against the model's vocabulary and the sources' indexes."""
+    initial_weights_uri: str | None = None
+    """Folder of a Llama in Hugging Face's format to begin with; read only while the run has no checkpoint."""
     engine: Engine = Engine()
     optimizer: Optimizer = Optimizer()
     sequence_length: Annotated[int, Field(ge=8)]
@@ -187,6 +301,7 @@ class RunConfig(_Frozen):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     validation: Validation
     checkpoints: Checkpoints
+    guards: Guards = Guards()
     seed: int = 0
 
     @model_validator(mode="after")
@@ -391,8 +506,12 @@ class Progress(_Frozen):
     checkpoint_step: int = 0
     checkpoint_uri: str = ""
     checkpoint_time: float = 0.0
+    micro_batch_sequences: int = 0
+    """Of one forward pass; fewer than configured where that many ran out of memory."""
     resumed_from: str = ""
     """Checkpoint this generation started from; empty for a fresh start."""
+    corrupt_checkpoints: tuple[str, ...] = ()
+    """Checkpoints that were passed over because they cannot be read as they were written: id and reason of each."""
 
 
 class AgentStatus(_Frozen):

@@ -84,8 +84,8 @@ class Rollback(BaseModel):
     """Counted from 1 over the run."""
     time: float
     """Unix seconds."""
-    generation: int
-    """Generation that decided it; what it and those before it saved behind `to_step` is abandoned."""
+    saved_by: tuple[int, int]
+    """Incarnation and generation that decided it; what they and older ones saved behind `to_step` is abandoned."""
     spike_step: int
     loss: float
     mean: float
@@ -104,7 +104,7 @@ def plan_rollback(
     stage_end: int,
     past: Sequence[Rollback],
     now: float,
-    generation: int,
+    saved_by: tuple[int, int],
 ) -> Rollback | None:
     """Return what to do about a spike, None when no checkpoint lies before what is to be left out.
 
@@ -117,7 +117,7 @@ def plan_rollback(
     return Rollback(
         number=len(past) + 1,
         time=now,
-        generation=generation,
+        saved_by=saved_by,
         spike_step=spike.step,
         loss=spike.loss,
         mean=spike.mean,
@@ -127,9 +127,9 @@ def plan_rollback(
     )
 
 
-def is_abandoned(generation: int, step: int, rollbacks: Iterable[Rollback]) -> bool:
-    """Return whether a checkpoint lies on a branch of training that a rollback has left."""
-    return any(generation <= rollback.generation and step > rollback.to_step for rollback in rollbacks)
+def is_abandoned(saved_by: tuple[int, int], step: int, rollbacks: Iterable[Rollback]) -> bool:
+    """Return whether a checkpoint of this incarnation and generation lies on a branch that a rollback has left."""
+    return any(saved_by <= rollback.saved_by and step > rollback.to_step for rollback in rollbacks)
 
 
 def is_skipped(step: int, rollbacks: Iterable[Rollback]) -> bool:

@@ -4,18 +4,21 @@ Rank 0 writes `progress.json` for the operator and `metrics.prom` for Prometheus
 step, so they go on where they were after a restart. Every worker writes `worker-<local rank>.prom`: what its data cost.
 """
 
+import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from skywork_trainer.config import DomainLoss, Place, Progress, RunConfig
+from skywork_trainer.flops import flops_per_token, peak_flops_per_second
 from skywork_trainer.traffic import Traffic
 
 _WRITE_EVERY_SECONDS = 0.5
 _STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 300)
+_STALL_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
 _COMMON = ("namespace", "run", "stage")
 
 
@@ -42,11 +45,38 @@ class Reporter:
         self._rate = self._gauge("skywork_train_learning_rate", "Learning rate of the newest step.")
         self._norm = self._gauge("skywork_train_grad_norm", "Gradient norm before clipping.")
         self._speed = self._gauge("skywork_train_tokens_per_second", "Tokens trained per second, newest step.")
+        self._flops = self._gauge(
+            "skywork_train_model_flops_per_second", "Model FLOPs per second over all ranks, newest step."
+        )
+        self._mfu: Gauge | None = None
+        self._micro_batch = self._gauge("skywork_train_micro_batch_sequences", "Sequences of one forward pass.")
+        self._peak_flops = 0.0
         self._generation = self._gauge("skywork_generation", "Generation of the world that trains.")
         self._saved = self._gauge(
             "skywork_checkpoint_last_success_timestamp_seconds", "Unix time of the newest committed checkpoint."
         )
-        self._save_seconds = self._gauge("skywork_checkpoint_duration_seconds", "How long the newest save took.")
+        self._save_seconds = self._gauge(
+            "skywork_checkpoint_duration_seconds", "How long the newest save took, from the copy to the commit."
+        )
+        self._save_bytes = self._gauge("skywork_checkpoint_size_bytes", "Size of the newest checkpoint, all ranks.")
+        self._flying = self._gauge("skywork_checkpoint_in_flight", "1 while a save goes on beside training.")
+        self._stall = Histogram(
+            "skywork_checkpoint_stall_seconds",
+            "How long training stood still to copy its state for a save.",
+            _COMMON,
+            buckets=_STALL_BUCKETS,
+            registry=self._registry,
+        )
+        self._commits = self._counter("skywork_checkpoint_commits", "Saves this generation has committed.")
+        self._local_commits = self._counter(
+            "skywork_checkpoint_local_commits", "Saves this generation has kept on the nodes only."
+        )
+        self._skipped = self._counter(
+            "skywork_checkpoint_skipped", "Saves that were due while another was in flight, and not begun."
+        )
+        self._save_failures = self._counter(
+            "skywork_checkpoint_failures", "Saves that came to nothing while training went on.", "reason"
+        )
         self._corrupt = self._gauge(
             "skywork_checkpoint_corrupt", "Checkpoints found corrupt, and passed over, when this generation started."
         )
@@ -57,6 +87,12 @@ class Reporter:
         self._sources = self._counter("skywork_source_sequences", "Sequences the stage drew from a source.", "source")
         self._source_tokens = self._counter("skywork_source_tokens", "Tokens the stage drew from a source.", "source")
         self._epochs = self._gauge("skywork_source_epochs", "How often the run has read a source.", "source")
+        self._spike_count = self._counter(
+            "skywork_train_spikes", "Steps of this generation whose loss was a spike, by what was done.", "action"
+        )
+        self._nonfinite = self._counter(
+            "skywork_train_nonfinite_steps", "Steps of this generation refused for gradients that are not finite."
+        )
         self._step_seconds = Histogram(
             "skywork_train_step_duration_seconds",
             "Time from one step's end to the next's.",
@@ -72,32 +108,63 @@ class Reporter:
         """The newest progress."""
         return self._values
 
+    def on_device(self, name: str, *, micro_batch: int) -> None:
+        """Say what the ranks compute on and in micro-batches of how many sequences.
+
+        Where the device's peak is known, its share in use is reported.
+        """
+        self._micro_batch.labels(**self._labels).set(micro_batch)
+        self._update(micro_batch_sequences=micro_batch)
+        peak = peak_flops_per_second(name)
+        if peak is not None:
+            self._peak_flops = peak * self._place.world_size
+            self._mfu = self._gauge(
+                "skywork_train_mfu_ratio", "Model FLOPs as a share of the devices' dense bf16 peak."
+            )
+
     def section(self, name: str) -> None:
         """Say which part of its work this worker is in: init, restore, step, validate, save."""
         self._update(section=name)
 
-    def restored(self, *, step: int, checkpoint: str, created: float, corrupt: Iterable[str]) -> None:
-        """Report where this generation starts; `checkpoint` is empty for a fresh start."""
+    def restored(
+        self, *, step: int, checkpoint: str, durable: bool, created: float, corrupt: Mapping[str, str]
+    ) -> None:
+        """Report where this generation starts; `checkpoint` is empty for a fresh start.
+
+        `durable` says that the checkpoint lies in the object store, and not on the nodes alone; `corrupt` why others
+        were passed over, by id.
+        """
         self._count_to(step)
-        self._corrupt.labels(**self._labels).set(len(list(corrupt)))
-        self._saved.labels(**self._labels).set(created)
+        self._corrupt.labels(**self._labels).set(len(corrupt))
+        found: dict[str, object] = {}
+        if durable:
+            self._saved.labels(**self._labels).set(created)
+            found = {
+                "checkpoint": checkpoint,
+                "checkpoint_step": step,
+                "checkpoint_uri": f"{self._folder}/{checkpoint}",
+                "checkpoint_time": created,
+            }
         self._update(
             step=step,
             first_step=step,
             tokens=step * self._config.global_batch_tokens,
-            checkpoint=checkpoint,
-            checkpoint_step=step if checkpoint else 0,
-            checkpoint_uri=f"{self._folder}/{checkpoint}" if checkpoint else "",
-            checkpoint_time=created,
             resumed_from=checkpoint,
+            corrupt_checkpoints=tuple(f"{identity}: {why[:300]}" for identity, why in sorted(corrupt.items())[-5:]),
+            **found,
         )
 
     def stepped(self, *, step: int, loss: float, rate: float, norm: float, seconds: float) -> None:
-        """Report one step that is done."""
+        """Report one step that is done; a norm that is not finite says that it changed nothing."""
+        self._nonfinite.labels(**self._labels).inc(not math.isfinite(norm))
         speed = self._config.global_batch_tokens / max(seconds, 1e-9)
         self._count_to(step)
         for gauge, value in ((self._loss, loss), (self._rate, rate), (self._norm, norm), (self._speed, speed)):
             gauge.labels(**self._labels).set(value)
+        flops = speed * flops_per_token(self._config.model, self._config.sequence_length)
+        self._flops.labels(**self._labels).set(flops)
+        if self._mfu is not None:
+            self._mfu.labels(**self._labels).set(flops / self._peak_flops)
         self._step_seconds.labels(**self._labels).observe(seconds)
         self._update(
             step=step,
@@ -107,6 +174,10 @@ class Reporter:
             learning_rate=rate,
             tokens_per_second=speed,
         )
+
+    def spiked(self, action: str) -> None:
+        """Report a loss far above those before it, and what is done about it."""
+        self._spike_count.labels(**self._labels, action=action).inc()
 
     def validated(self, newest: tuple[DomainLoss, ...], *, stage_start: tuple[DomainLoss, ...]) -> None:
         """Report held-out losses: the newest, and those from before the stage's first step."""
@@ -134,10 +205,32 @@ class Reporter:
         """Report what a person should know about the stage's data."""
         self._values = self._values.model_copy(update={"warnings": warnings})
 
-    def saved(self, *, checkpoint: str, step: int, created: float, seconds: float) -> None:
+    def save_begun(self, *, stall_seconds: float) -> None:
+        """Report that training stood still for so long to copy its state, and goes on while that is stored."""
+        self._stall.labels(**self._labels).observe(stall_seconds)
+        self._flying.labels(**self._labels).set(1)
+
+    def save_skipped(self) -> None:
+        """Report that a save was due while another was in flight."""
+        self._skipped.labels(**self._labels).inc()
+
+    def save_failed(self, reason: str) -> None:
+        """Report that a save came to nothing."""
+        self._flying.labels(**self._labels).set(0)
+        self._save_failures.labels(**self._labels, reason=reason).inc()
+
+    def kept_locally(self) -> None:
+        """Report a checkpoint that only the nodes keep."""
+        self._flying.labels(**self._labels).set(0)
+        self._local_commits.labels(**self._labels).inc()
+
+    def saved(self, *, checkpoint: str, step: int, created: float, seconds: float, size_bytes: int) -> None:
         """Report a committed checkpoint."""
+        self._flying.labels(**self._labels).set(0)
+        self._commits.labels(**self._labels).inc()
         self._saved.labels(**self._labels).set(created)
         self._save_seconds.labels(**self._labels).set(seconds)
+        self._save_bytes.labels(**self._labels).set(size_bytes)
         self._update(
             checkpoint=checkpoint,
             checkpoint_step=step,

@@ -12,6 +12,9 @@ from skywork_trainer.storage import StorageError, Store, open_store
 
 TOKENIZER_FILE = "tokenizer.json"
 END_OF_TEXT = "<|endoftext|>"
+"""As tokenizers trained here spell it."""
+_END_OF_TEXT_ELSEWHERE = ("<|end_of_text|>", "</s>", "<｜end▁of▁sentence｜>")
+"""As open models spell it: Llama 3, Llama 2 and its kin, DeepSeek."""
 MIN_VOCAB_SIZE = 257
 """End of text and one token for every byte."""
 
@@ -42,10 +45,19 @@ class LoadedTokenizer:
     @cached_property
     def end_of_text(self) -> int:
         """The token that ends every document."""
-        token: int | None = self.tokenizer.token_to_id(END_OF_TEXT)
-        if token is None:
-            raise DataError("TokenizerInvalid", f"the tokenizer has no {END_OF_TEXT} token: train one with `skywork`")
-        return token
+        own: int | None = self.tokenizer.token_to_id(END_OF_TEXT)
+        if own is not None:
+            return own
+        # Only as special tokens: a vocabulary trained on HTML may well hold </s> as a piece of text.
+        special = {t.content: number for number, t in self.tokenizer.get_added_tokens_decoder().items() if t.special}
+        for name in _END_OF_TEXT_ELSEWHERE:
+            if name in special:
+                return int(special[name])
+        raise DataError(
+            "TokenizerInvalid",
+            f"the tokenizer has no token that ends a document ({END_OF_TEXT}, {', '.join(_END_OF_TEXT_ELSEWHERE)}): "
+            "train one with `skywork tokenizer train`",
+        )
 
 
 def locate_tokenizer(uri: str) -> tuple[Store, str]:

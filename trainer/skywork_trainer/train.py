@@ -5,6 +5,7 @@ travels with a collective that happens anyway, so that no rank ever waits in ano
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,13 +18,18 @@ import torch
 from skywork_trainer import schedule
 from skywork_trainer.batch import micro_batches, rank_sequences
 from skywork_trainer.checkpoint import CheckpointMismatch
-from skywork_trainer.checkpoint.history import encode
+from skywork_trainer.checkpoint.local import local_folder
 from skywork_trainer.checkpoint.manifest import Counters, Manifest
 from skywork_trainer.checkpoint.restore import Candidates, check_compatible
-from skywork_trainer.checkpoint.saver import DataIdentity, Saver, Snapshot
+from skywork_trainer.checkpoint.returning import roll_back
+from skywork_trainer.checkpoint.saver import DataIdentity, Snapshot
+from skywork_trainer.checkpoint.saving import Due, Saving
 from skywork_trainer.collectives import World
-from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, DomainLoss, RunConfig
+from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, SpikeAction
 from skywork_trainer.engine import Engine
+from skywork_trainer.engine.initial import draw_weights
+from skywork_trainer.exchange.start import load_initial_weights
+from skywork_trainer.guards import Rollback, SpikeDetector, is_skipped
 from skywork_trainer.metrics import Reporter
 from skywork_trainer.storage import Store
 from skywork_trainer.traffic import Traffic
@@ -90,21 +96,20 @@ class Trainer:
         world: World,
         generation: int,
         reporter: Reporter,
-        scratch: Path,
+        cache: Path,
         leave: Callable[[], bool],
     ) -> None:
         self._config, self._engine, self._stream = config, engine, stream
         self._domains, self._store, self._world = list(domains), store, world
         self._reporter, self._leave = reporter, leave
-        self._saver = Saver(store, config, world=world, generation=generation, scratch=scratch)
+        self._generation, self._local = generation, local_folder(cache, config.checkpoints.uri)
+        self._saving = Saving(store, config, world=world, generation=generation, local=self._local, reports=reporter)
         self._stage_steps = config.stage_steps(config.stage_index)
         self._micro_batches = micro_batches(config, world.size)
         self._step = 0
         self._counters = Counters()
-        self._parent, self._parent_step = "", 0
-        self._consumed: list[int] = []
-        self._losses: list[float] = []
-        self._last_save = time.monotonic()
+        self._spikes = SpikeDetector(config.guards, stage_start=self._stage_steps.start)
+        self._rollbacks: tuple[Rollback, ...] = ()
 
     def run(self, *, on_training: Callable[[], None] = lambda: None) -> int:
         """Train to the stage's end or until asked to leave; return the exit code. Collective.
@@ -113,41 +118,54 @@ class Trainer:
         """
         self._reporter.section("restore")
         self._restore()
+        self._saving.prepare(self._engine.fragments())
         on_training()
         first, end = self._stage_steps.start, self._stage_steps.stop
         mark = time.monotonic()
         while self._step < end:
-            if self._step == first and not self._counters.stage_start_validation:
-                self._validate(stage_start=True)
+            starting = self._step == first and not self._counters.stage_start_validation
+            if starting and not self._validate(stage_start=True):
+                return self._left()
+            if is_skipped(self._step, self._rollbacks):
+                self._saving.trained(self._step, (), math.nan)
+                self._step += 1
+                continue
             self._reporter.section("step")
-            leaving, saving, mark = self._train_step(mark)
-            if leaving:
-                self._save()
-                self._reporter.flush()
-                return EXIT_LEFT
-            if self._step < end and self._validation_due():
-                self._validate()
-            if self._step < end and saving:
-                self._save()
+            leaving, due, mark = self._train_step(mark)
+            if leaving or (self._step < end and self._validation_due() and not self._validate()):
+                return self._left()
+            if self._step < end and due is not Due.NONE:
+                self._reporter.section("save")
+                self._saving.begin(self._snapshot, due)
         if any(domain.step < end for domain in self._counters.validation) or self._unmeasured():
-            self._validate()
+            if not self._validate():
+                return self._left()
             self._save()
-        elif self._parent_step != self._step:
+        elif self._saving.unsaved(self._step):
             self._save()
         self._reporter.flush()
         return EXIT_DONE
 
+    def _left(self) -> int:
+        """Save what was trained since the last commit, if anything was, and return the exit code."""
+        self._saving.finish()
+        if self._saving.unsaved(self._step):
+            self._save()
+        self._reporter.flush()
+        return EXIT_LEFT
+
     # -- restoring ---------------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        candidates = Candidates(self._store, self._world)
+        candidates = Candidates(self._store, self._world, local=self._local, generation=self._generation)
+        self._rollbacks = candidates.rollbacks
         while (manifest := candidates.next()) is not None:
             check_compatible(manifest, self._config, self._data_identity(manifest))
             if candidates.load(manifest, self._engine):
                 break
         (corrupt,) = self._world.sum([len(candidates.corrupt) if self._world.rank == 0 else 0])
         if manifest is not None:
-            self._resume_from(manifest)
+            self._resume_from(manifest, durable=not candidates.is_local(manifest))
         elif corrupt:
             raise CheckpointMismatch(
                 f"none of the {corrupt:.0f} checkpoints at {self._config.checkpoints.uri} can be read as it was "
@@ -160,9 +178,14 @@ class Trainer:
                 f"{self._config.checkpoints.uri} to go on from: correct checkpoints.uri, or train the stages before it",
                 reason="CheckpointMissing",
             )
+        elif self._config.initial_weights_uri is not None:
+            load_initial_weights(self._config, self._engine, self._world)
+        else:
+            draw_weights(self._config, self._engine)
         self._reporter.restored(
             step=self._step,
-            checkpoint=self._parent,
+            checkpoint=manifest.id if manifest else "",
+            durable=manifest is not None and not candidates.is_local(manifest),
             created=manifest.created if manifest else 0.0,
             corrupt=candidates.corrupt,
         )
@@ -172,13 +195,13 @@ class Trainer:
         self._report_data()
         self._reporter.validated(self._counters.validation, stage_start=self._counters.stage_start_validation)
 
-    def _resume_from(self, manifest: Manifest) -> None:
+    def _resume_from(self, manifest: Manifest, *, durable: bool) -> None:
         counters = manifest.counters
         if manifest.stage != self._config.stage:
             counters = counters.model_copy(update={"stage_start_validation": ()})
         self._counters = counters.model_copy(update={"generations": counters.generations + 1})
-        self._step = self._parent_step = manifest.step
-        self._parent = manifest.id
+        self._step = manifest.step
+        self._saving.resume(parent=manifest.id, step=manifest.step, counters=self._counters, durable=durable)
         if self._step < self._stage_steps.start:
             # What the stage before ended with could not be read: train those steps again, at their own rate and
             # mixture (both are functions of the step), rather than start this stage from older weights.
@@ -198,8 +221,8 @@ class Trainer:
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def _train_step(self, mark: float) -> tuple[bool, bool, float]:
-        """Train one step; return whether to leave, whether to save, and when it ended."""
+    def _train_step(self, mark: float) -> tuple[bool, Due, float]:
+        """Train one step; return whether to leave, what to save, and when it ended."""
         config, step = self._config, self._step
         sequences = self._sequences(step)
         self._stream.advance(step, self._sequences)
@@ -217,17 +240,38 @@ class Trainer:
                     last=index == self._micro_batches - 1,
                 )
             )
-        rate = schedule.learning_rate(config, step)
-        norm = self._engine.step(rate)
-        save_due = self._world.rank == 0 and time.monotonic() - self._last_save >= config.checkpoints.every_seconds
-        total, leaving, saving = self._world.sum([nll, self._leave(), save_due])
+        # Before the update, so that a spike can still be kept out of the weights.
+        total, leaving, *votes = self._world.sum([nll, self._leave(), *self._saving.votes(step)])
+        loss, rate = total / config.global_batch_tokens, schedule.learning_rate(config, step)
+        norm = self._update(step, loss, rate)
         self._step += 1
-        self._consumed.extend(sequences)
-        self._losses.append(total / config.global_batch_tokens)
+        self._saving.trained(step, sequences, loss)
         now = time.monotonic()
         self._report_data()
-        self._reporter.stepped(step=self._step, loss=self._losses[-1], rate=rate, norm=norm, seconds=now - mark)
-        return leaving > 0, saving > 0, now
+        self._reporter.stepped(step=self._step, loss=loss, rate=rate, norm=norm, seconds=now - mark)
+        return leaving > 0, self._saving.advance(self._step, votes), now
+
+    def _update(self, step: int, loss: float, rate: float) -> float:
+        """Apply the step's gradients unless its loss is a spike that shall not be; return their norm."""
+        guards, spike = self._config.guards, self._spikes.see(step, loss)
+        if spike is None:
+            return self._engine.step(rate)
+        _log.warning("%s", spike)
+        self._reporter.spiked(guards.spike_action)
+        if guards.spike_action is SpikeAction.ROLLBACK:
+            roll_back(
+                spike,
+                guards,
+                self._store,
+                self._world,
+                stage=self._stage_steps,
+                past=self._rollbacks,
+                saved_by=(self._config.incarnation, self._generation),
+            )
+        if guards.spike_action is SpikeAction.SKIP:
+            self._engine.skip()
+            return math.nan
+        return self._engine.step(rate)
 
     def _sequences(self, step: int) -> range:
         return rank_sequences(step, self._world.rank, self._world.size, self._config)
@@ -258,52 +302,41 @@ class Trainer:
         last = max((domain.step for domain in self._counters.validation), default=0)
         return self._step * tokens // every > last * tokens // every
 
-    def _validate(self, *, stage_start: bool = False) -> None:
+    def _validate(self, *, stage_start: bool = False) -> bool:
+        """Measure all domains; return whether it came to an end, and was not cut short by a request to leave."""
         self._reporter.section("validate")
-        losses = self._measure()
+        module = self._engine.module
+        losses = validate(module, self._domains, step=self._step, world=self._world, leave=self._leave)
+        if losses is None:
+            return False
         start = losses if stage_start else self._counters.stage_start_validation
         self._counters = self._counters.model_copy(update={"validation": losses, "stage_start_validation": start})
         self._reporter.validated(losses, stage_start=start)
-
-    def _measure(self) -> tuple[DomainLoss, ...]:
-        batch = self._config.engine.micro_batch_sequences
-        return validate(self._engine.module, self._domains, step=self._step, batch=batch, world=self._world)
-
-    def _substituted(self) -> dict[int, int]:
-        substituted = self._stream.substituted
-        since = set(self._consumed) if substituted else set()
-        return {sequence: window for sequence, window in substituted.items() if sequence in since}
+        return True
 
     def _save(self) -> None:
         self._reporter.section("save")
-        began = time.monotonic()
-        sequence = self._step * self._config.global_batch_sequences
-        manifest = self._saver.save(
-            Snapshot(
-                step=self._step,
-                stage=schedule.stage_of_step(self._config, max(self._step - 1, 0)).name,
-                optimizer_step=self._engine.optimizer_step,
-                fragments=self._engine.fragments(),
-                data=self._data_identity(),
-                counters=self._counters.model_copy(
-                    update={
-                        "train_loss": self._losses[-1] if self._losses else self._counters.train_loss,
-                        "source_sequences": self._stream.drawn(sequence),
-                    }
-                ),
-                parent=self._parent,
-                parent_step=self._parent_step,
-                consumed=encode(self._consumed),
-                substituted=self._substituted(),
-                losses=self._losses,
-            )
-        )
-        self._parent, self._parent_step = manifest.id, manifest.step
-        self._consumed, self._losses = [], []
-        self._last_save = time.monotonic()
-        self._reporter.saved(
-            checkpoint=manifest.id,
-            step=manifest.step,
-            created=manifest.created,
-            seconds=self._last_save - began,
+        self._saving.save(self._snapshot)
+
+    def _snapshot(self) -> Snapshot:
+        ledger, losses = self._saving.ledger, self._saving.ledger.losses
+        counters = {
+            "train_loss": losses[-1] if losses else self._counters.train_loss,
+            "source_sequences": self._stream.drawn(self._step * self._config.global_batch_sequences),
+            "trained_seconds": self._saving.trained_seconds,
+        }
+        substituted = self._stream.substituted
+        since = set(ledger.sequences) if substituted else set()
+        return Snapshot(
+            step=self._step,
+            stage=schedule.stage_of_step(self._config, max(self._step - 1, 0)).name,
+            optimizer_step=self._engine.optimizer_step,
+            fragments=self._engine.fragments(),
+            data=self._data_identity(),
+            counters=self._counters.model_copy(update=counters),
+            parent=ledger.parent,
+            parent_step=ledger.parent_step,
+            consumed=ledger.consumed,
+            substituted={sequence: window for sequence, window in substituted.items() if sequence in since},
+            losses=losses,
         )

@@ -4,7 +4,7 @@ Windows are cut into fixed batches before they are dealt to ranks, so a window a
 others; every rank fills in its own windows' losses, zeros elsewhere, and the sum over ranks is exact.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,10 @@ from torch import Tensor
 from skywork_trainer.collectives import World
 from skywork_trainer.config import DomainLoss
 from skywork_trainer.model import Decoder
+
+BATCH_SEQUENCES = 4
+"""Of one forward pass; not the micro-batch, which may differ from world to world and shrink when memory runs out."""
+_ASK_EVERY_ROUNDS = 8
 
 
 @dataclass(frozen=True)
@@ -28,22 +32,45 @@ class Windows:
 
 @torch.no_grad()
 def validate(
-    module: Decoder, domains: Sequence[Windows], *, step: int, batch: int, world: World
-) -> tuple[DomainLoss, ...]:
-    """Return the loss of every domain after `step` steps; collective."""
+    module: Decoder,
+    domains: Sequence[Windows],
+    *,
+    step: int,
+    world: World,
+    leave: Callable[[], bool] = lambda: False,
+    batch: int = BATCH_SEQUENCES,
+) -> tuple[DomainLoss, ...] | None:
+    """Return the loss of every domain after `step` steps; None, on all ranks, once `leave()` on any. Collective."""
+    losses: list[DomainLoss] = []
     module.eval()
-    losses = tuple(_measure(module, windows, step=step, batch=batch, world=world) for windows in domains)
-    module.train()
-    return losses
+    try:
+        for windows in domains:
+            loss = _measure(module, windows, step=step, batch=batch, world=world, leave=leave)
+            if loss is None:
+                return None
+            losses.append(loss)
+    finally:
+        module.train()
+    return tuple(losses)
 
 
-def _measure(module: Decoder, windows: Windows, *, step: int, batch: int, world: World) -> DomainLoss:
+def _measure(
+    module: Decoder, windows: Windows, *, step: int, batch: int, world: World, leave: Callable[[], bool]
+) -> DomainLoss | None:
     count = len(windows.tokens_WS)
     nll_W = torch.zeros(count, dtype=torch.float64)
-    for start in range(world.rank * batch, count, world.size * batch):
-        tokens_BS = _to_device(windows.tokens_WS[start : start + batch], world.device).long()
-        valid_BT = _to_device(windows.valid_WT[start : start + batch], world.device).float()
-        nll_W[start : start + batch] = module(tokens_BS, valid_BT).double().cpu()
+    for round_, first in enumerate(range(0, count, world.size * batch)):
+        # Whoever is asked to leave has a grace period that may be shorter than a domain.
+        if round_ % _ASK_EVERY_ROUNDS == 0 and any(world.sum([leave()])):
+            return None
+        start = first + world.rank * batch
+        mine = slice(start, start + batch) if start < count else slice(0, 1)
+        tokens_BS = _to_device(windows.tokens_WS[mine], world.device).long()
+        valid_BT = _to_device(windows.valid_WT[mine], world.device).float()
+        # A rank that is out of windows computes one for nothing: ZeRO-3 gathers weights from all ranks in each forward.
+        nll_B = module(tokens_BS, valid_BT).double().cpu()
+        if start < count:
+            nll_W[mine] = nll_B
     total = sum(world.sum(nll_W.tolist()))
     tokens = int(windows.valid_WT.sum())
     return DomainLoss(domain=windows.domain, loss=total / max(tokens, 1), tokens=tokens, step=step)

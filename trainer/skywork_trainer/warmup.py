@@ -112,7 +112,7 @@ def train_a_little() -> None:
                 world=World(0, 1, device),
                 generation=generation,
                 reporter=Reporter(config, place),
-                scratch=Path(folder) / "scratch",
+                cache=Path(folder) / "cache",
                 leave=lambda: False,
             ).run()
 

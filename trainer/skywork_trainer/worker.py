@@ -131,6 +131,9 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
 
     from skywork_trainer.data.held_out import ValidationSet
     from skywork_trainer.data.stream import SequenceStream
+    from skywork_trainer.engine.fitting import fitting_sequences
+    from skywork_trainer.engine.requirements import check_requirements
+    from skywork_trainer.memory import OutOfMemory, fitting_micro_batch, note_out_of_memory
     from skywork_trainer.metrics import Reporter
     from skywork_trainer.storage import open_store
     from skywork_trainer.train import Trainer
@@ -139,6 +142,7 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     place.state_dir.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(config, place)
     reporter.section("init")
+    check_requirements(config.engine, on_gpu=has_gpu())
     # Before the group forms: a wrong configuration shall be told by its own error, not by a peer's time-out.
     stream = SequenceStream(config, place.cache_dir)
     domains = [
@@ -148,34 +152,68 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     threads = os.environ.get("SKYWORK_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"
     torch.set_num_threads(int(threads))
     with process_group(place) as world:
-        trainer = Trainer(
-            config,
-            engine=_engine(config, world, stream.end_of_text),
-            stream=stream,
-            domains=domains,
-            store=open_store(config.checkpoints.uri),
-            world=world,
-            generation=place.generation,
-            reporter=reporter,
-            scratch=place.cache_dir / "scratch",
-            leave=leave,
-        )
-        return trainer.run(on_training=leave.training_begins)
+        device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+        store = open_store(config.checkpoints.uri)
+        if not config.engine.micro_batch_sequences:
+            config = _with_micro_batch(config, fitting_sequences(config, world.size, _least_memory_bytes(world)))
+        micro_batch = fitting_micro_batch(store, config, device, world)
+        config = _with_micro_batch(config, micro_batch)
+        reporter.on_device(device, micro_batch=micro_batch)
+        try:
+            trainer = Trainer(
+                config,
+                engine=_engine(config, world, stream.end_of_text, place.cache_dir / "offload"),
+                stream=stream,
+                domains=domains,
+                store=store,
+                world=world,
+                generation=place.generation,
+                reporter=reporter,
+                cache=place.cache_dir,
+                leave=leave,
+            )
+            return trainer.run(on_training=leave.training_begins)
+        except torch.OutOfMemoryError as error:
+            note_out_of_memory(store, config, device)
+            raise OutOfMemory(micro_batch, str(error).splitlines()[0]) from error
 
 
-def _engine(config: RunConfig, world: "World", end_of_text: int) -> "Engine":
+def _with_micro_batch(config: RunConfig, sequences: int) -> RunConfig:
+    return config.model_copy(update={"engine": config.engine.model_copy(update={"micro_batch_sequences": sequences})})
+
+
+def _least_memory_bytes(world: "World") -> int | None:
+    """Return the memory of the smallest device of all ranks, which have to agree on one micro-batch; None on CPUs."""
+    import torch
+
+    if world.device.type != "cuda":
+        return None
+    own = torch.cuda.get_device_properties(world.device).total_memory
+    return min(int(said) for said in world.gather_bytes(str(own).encode()))
+
+
+def _engine(config: RunConfig, world: "World", end_of_text: int, folder: Path) -> "Engine":
     import torch
 
     from skywork_trainer.batch import micro_batches
     from skywork_trainer.config import Attention
     from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
-    from skywork_trainer.model import Decoder, initialise
+    from skywork_trainer.model import Decoder
 
     torch.manual_seed(config.seed)
     within = config.attention is Attention.WITHIN_DOCUMENT
-    module = Decoder(config.model, end_of_text=end_of_text if within else None)
-    initialise(module, config.seed)
-    return DeepSpeedEngine(module.to(world.device), config, micro_batches=micro_batches(config, world.size))
+    with torch.device("meta"):  # the engine makes what this rank holds; the trainer fills it
+        module = Decoder(
+            config.model,
+            end_of_text=end_of_text if within else None,
+            recompute=config.engine.activation_checkpointing,
+            kernels=config.engine.kernels,
+        )
+    if config.engine.compile:
+        for block in module.blocks:
+            block.compile()
+    count = micro_batches(config, world.size)
+    return DeepSpeedEngine(module, config, micro_batches=count, device=world.device, folder=folder)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 QUANTITY_PATTERN = r"^[1-9][0-9]*(\.[0-9]+)?(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$"
 DURATION_PATTERN = r"^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?$"
+AUTO_DURATION_PATTERN = r"^(Auto|([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?)$"
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]+)?$"
 
 _SUFFIXES = {"": 1} | {s: 1000 ** (i + 1) for i, s in enumerate("kMGTP")}

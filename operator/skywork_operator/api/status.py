@@ -30,7 +30,7 @@ class Condition(StatusBase):
     """One observation of the run, after the Kubernetes API conventions."""
 
     type: str
-    """Accepted, Prepared, Running, DataRepeated, Succeeded or Failed."""
+    """Accepted, Prepared, Running, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded or Failed."""
     status: str
     """True, False or Unknown."""
     reason: str
@@ -156,7 +156,7 @@ class SkyworkRunStatus(StatusBase):
     observed_generation: int = 0
     """Generation of the spec that was acted on."""
     conditions: Annotated[list[Condition], Field(json_schema_extra=list_map("type"))] = []
-    """Accepted, Prepared, Running, DataRepeated, Succeeded, Failed."""
+    """Accepted, Prepared, Running, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded, Failed."""
     state: str = ""
     """One word for people; machines read the conditions."""
     stage: str = ""

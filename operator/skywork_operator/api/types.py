@@ -6,11 +6,12 @@ them, so that a bad manifest never reaches the operator.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, WithJsonSchema
 from pydantic.types import StringConstraints
 
 from skywork_operator.api.data import Domain, MixtureEntry, Source
 from skywork_operator.api.fields import Base, Decimal, Duration, Name, Quantity, Uri, atomic, list_map, rules
+from skywork_operator.api.quantities import AUTO_DURATION_PATTERN
 
 
 class Model(Base):
@@ -40,6 +41,10 @@ class Model(Base):
     """Inner width of the SwiGLU feed-forward layer."""
     vocab_size: Annotated[int, Field(ge=256, le=1048576)] | None = None
     """Rows of the embedding and of the head; at least the tokenizer's vocabulary."""
+    rope_theta: Decimal | None = None
+    """Base of the rotary angles; the preset's or 10000 when left out."""
+    norm_eps: Decimal | None = None
+    """Added to the mean square in RMSNorm; the preset's or 1e-6 when left out."""
 
 
 class Tokenizer(Base):
@@ -47,6 +52,15 @@ class Tokenizer(Base):
 
     uri: Uri
     """Folder that holds tokenizer.json; compared with what the sources were prepared with."""
+
+
+class InitialWeights(Base):
+    """Weights to begin with instead of random ones."""
+
+    uri: Uri
+    """Folder of a Llama in Hugging Face's format: config.json and safetensors, in one file or in several with an index.
+    Geometry and tokenizer must be the run's; a larger vocabSize is fine. `skywork checkpoints geometry` prints the
+    model block that fits."""
 
 
 class Nodes(Base):
@@ -85,10 +99,40 @@ class Trainer(Base):
 class Engine(Base):
     """How the optimizer state is spread over the ranks."""
 
-    zero_stage: Annotated[int, Field(ge=0, le=2)] = 1
-    """DeepSpeed ZeRO stage."""
-    micro_batch_sequences: Annotated[int, Field(ge=1, le=4096)] = 4
-    """Sequences of one forward pass on one rank; the global batch stays the same whatever this is."""
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "type(self.microBatchSequences) == int "
+                "? self.microBatchSequences >= 1 && self.microBatchSequences <= 4096 "
+                ": self.microBatchSequences == 'Auto'",
+                "engine.microBatchSequences must be Auto or a number from 1 to 4096",
+            ),
+            (
+                "self.offload == 'None' || self.zeroStage == 3",
+                "engine.offload needs engine.zeroStage 3",
+            ),
+            ("!self.compile || self.zeroStage < 3", "engine.compile does not go with engine.zeroStage 3"),
+        )
+    )
+
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage: 1 spreads masters and moments over the ranks, 2 gradients as well, 3 weights as well."""
+    micro_batch_sequences: Annotated[
+        Annotated[int, Field(ge=1, le=4096)] | Literal["Auto"],
+        WithJsonSchema({"x-kubernetes-int-or-string": True}),
+    ] = 4
+    """Sequences of one forward pass on one rank, or Auto: as many as the GPU's memory is reckoned to hold. What runs
+    out of memory is halved and remembered. The global batch stays the same whatever this is."""
+    activation_checkpointing: Literal["None", "Selective", "Full"] = "None"
+    """What the backward pass computes again instead of keeping it: all but the results of matrix products and of
+    attention, or whole blocks. The result is the same."""
+    compile: bool = False
+    """Compile the blocks with torch.compile; needs a C++ compiler on CPUs and Triton on GPUs. Not with zeroStage 3."""
+    offload: Literal["None", "Cpu", "Nvme"] = "None"
+    """Keep masters and moments in the host's memory, and with Nvme the weights on the cache volume; with zeroStage 3.
+    The image must have DeepSpeed's CPU Adam built, for Nvme its asynchronous I/O as well."""
+    kernels: Literal["Torch", "Liger"] = "Torch"
+    """Liger computes norms and activations with fused kernels; the image must have liger-kernel, and GPUs."""
 
 
 class Optimizer(Base):
@@ -143,12 +187,79 @@ class Validation(Base):
 class Checkpoints(Base):
     """Where state is committed. Deleting a run never deletes its checkpoints; applying it again goes on from them."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "[has(self.every), has(self.everySteps), has(self.everyTokens)].filter(given, given).size() < 2",
+                "only one of checkpoints.every, checkpoints.everySteps and checkpoints.everyTokens can hold",
+            ),
+            (
+                "!has(self.localEvery) || self.localKeep > 0",
+                "checkpoints.localEvery needs checkpoints.localKeep of at least 1: nothing would be kept",
+            ),
+        )
+    )
+
     uri: Uri
     """Folder of this run's checkpoints, history and audit records."""
-    every: Duration = "10m"
-    """Time between two checkpoints; stage ends and preemptions save as well."""
+    every: Annotated[str, StringConstraints(min_length=2, max_length=24, pattern=AUTO_DURATION_PATTERN)] | None = None
+    """Time between two checkpoints, or Auto: chosen from what a save costs and how often the run fails. 10m where none
+    of every, everySteps and everyTokens is given. Stage ends and preemptions save as well."""
+    every_steps: Annotated[int, Field(ge=1, le=1000000000)] | None = None
+    """Steps between two checkpoints, instead of a time."""
+    every_tokens: Quantity | None = None
+    """Tokens between two checkpoints, instead of a time."""
     keep_last: Annotated[int, Field(ge=1, le=1000)] = 3
     """Newest checkpoints that are kept."""
+    keep_every_tokens: Quantity | None = None
+    """The first checkpoint behind every so many tokens is kept for good."""
+    keep_best: Annotated[int, Field(ge=0, le=1000)] = 0
+    """So many with the lowest mean validation loss are kept as well."""
+    local_keep: Annotated[int, Field(ge=0, le=10)] = 0
+    """Newest checkpoints whose files each node also keeps on its disk (the cache volume), from where a restart reads
+    them. Takes the node's part of a checkpoint this many times and once more."""
+    local_every: Duration | None = None
+    """Time between two checkpoints that are kept on the nodes only: a restart on the same nodes goes on from them."""
+
+
+class Spikes(Base):
+    """When a training loss is a spike, and what is done then."""
+
+    action: Literal["Alert", "Skip", "Rollback"] = "Alert"
+    """Alert says so and trains it. Skip drops the step's gradient. Rollback returns to a checkpoint before it and
+    leaves out the sequences around it."""
+    sigmas: Decimal = "6"
+    """Standard deviations above the mean of the window."""
+    window: Annotated[int, Field(ge=8, le=100000)] = 128
+    """Steps that the mean and the deviation are taken from."""
+    grace: Annotated[int, Field(ge=0, le=1000000)] = 100
+    """Steps after the start of a stage in which nothing is a spike."""
+
+
+class Rollback(Base):
+    """How far a rollback goes, and what it leaves out."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.skip > self.back", "guards.rollback.skip must be greater than guards.rollback.back")
+        )
+    )
+
+    back: Annotated[int, Field(ge=1, le=1000000)] = 100
+    """Sequences are left out from so many steps before the spike on."""
+    skip: Annotated[int, Field(ge=2, le=1000000)] = 200
+    """Steps that are left out, counted from there; they count as done."""
+    max: Annotated[int, Field(ge=1, le=1000)] = 3
+    """Rollbacks of the run after which a further spike fails it."""
+
+
+class Guards(Base):
+    """What is done when the training loss goes wrong. Gradients that are not finite never reach the weights."""
+
+    spike: Spikes = Spikes()
+    """Losses far above those before them."""
+    rollback: Rollback = Rollback()
+    """For spike.action Rollback."""
 
 
 class LearningRate(Base):
@@ -224,6 +335,11 @@ class SkyworkRunSpec(Base):
                 for f in _IMMUTABLE
             ),
             (
+                "has(self.initialWeights) == has(oldSelf.initialWeights) "
+                "&& (!has(self.initialWeights) || self.initialWeights == oldSelf.initialWeights)",
+                "spec.initialWeights is immutable: start another run to change it",
+            ),
+            (
                 "self.checkpoints.uri == oldSelf.checkpoints.uri",
                 "spec.checkpoints.uri is immutable: it names this run's past",
             ),
@@ -260,6 +376,9 @@ class SkyworkRunSpec(Base):
 
     model: Model
     """The model to train."""
+    initial_weights: InitialWeights | None = None
+    """Weights to begin with, for continued pre-training of an open model; read only while the run has no checkpoint.
+    Left out, weights are random."""
     tokenizer: Tokenizer
     """The tokenizer of all sources and domains."""
     trainer: Trainer
@@ -279,6 +398,8 @@ class SkyworkRunSpec(Base):
     stages: Annotated[list[Stage], Field(min_length=1, max_length=32, json_schema_extra=list_map("name"))]
     """The recipe, trained in this order; optimizer state goes from each stage to the next. Stages that have not started
     may be edited, removed and appended."""
+    guards: Guards = Guards()
+    """Loss spikes and rollbacks."""
     failure_policy: FailurePolicy = FailurePolicy()
     """When to give up."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 0

@@ -5,7 +5,16 @@ from collections.abc import Sequence
 from skywork_operator.api.status import Condition
 from skywork_operator.times import timestamp
 
-ORDER = ("Accepted", "Prepared", "Running", "DataRepeated", "Succeeded", "Failed")
+ORDER = (
+    "Accepted",
+    "Prepared",
+    "Running",
+    "DataRepeated",
+    "CheckpointCorrupt",
+    "MicroBatchReduced",
+    "Succeeded",
+    "Failed",
+)
 
 
 def set_condition(

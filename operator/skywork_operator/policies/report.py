@@ -14,6 +14,7 @@ from skywork_operator.api.status import (
     StageDomain,
     StageStatus,
 )
+from skywork_operator.api.types import SkyworkRunSpec
 from skywork_operator.policies.preparation import with_epochs
 from skywork_operator.render import run_config
 from skywork_operator.times import timestamp
@@ -99,6 +100,30 @@ def warnings(words: AgentStatus, status: SkyworkRunStatus) -> str:
     if words.progress is None or words.generation < status.generation:
         return ""
     return "; ".join(words.progress.warnings)
+
+
+def corrupt(words: AgentStatus, status: SkyworkRunStatus) -> str | None:
+    """What the newest generation says of checkpoints it passed over, empty when of none; None before it has looked."""
+    progress = words.progress
+    if progress is None or words.generation < status.generation or progress.section in ("init", "restore"):
+        return None
+    if not progress.corrupt_checkpoints:
+        return ""
+    return (
+        f"{'; '.join(progress.corrupt_checkpoints)}. Training goes on from an older one. The files were left as they "
+        "are; when they are mended, delete the note in quarantine/ beside the checkpoints to have them tried again"
+    )
+
+
+def reduced_micro_batch(words: AgentStatus, spec: SkyworkRunSpec) -> str:
+    """What to say of a micro-batch that was made smaller than the spec asks for; empty while it was not."""
+    wanted, used = spec.engine.micro_batch_sequences, words.progress.micro_batch_sequences if words.progress else 0
+    if wanted == "Auto" or not 0 < used < wanted:
+        return ""
+    return (
+        f"engine.microBatchSequences {wanted} ran out of memory: {used} are used, the global batch is the same. More "
+        "need engine.activationCheckpointing or a higher engine.zeroStage"
+    )
 
 
 def _budget(run: Run, stage: str, batch: int) -> int:

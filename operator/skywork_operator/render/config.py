@@ -4,7 +4,7 @@ from skywork_trainer import config as trainer
 
 from skywork_operator.api.data import Filters, NearDuplicates, Share, Source, Tokens
 from skywork_operator.api.quantities import parse_duration_seconds, parse_quantity
-from skywork_operator.api.types import LearningRate, SkyworkRunSpec, Stage
+from skywork_operator.api.types import Checkpoints, Engine, Guards, LearningRate, SkyworkRunSpec, Stage
 from skywork_operator.world import Run
 
 
@@ -25,9 +25,8 @@ def run_config(run: Run, stage: str) -> trainer.RunConfig:
         stage=stage,
         model=_model(spec),
         tokenizer_uri=spec.tokenizer.uri,
-        engine=trainer.Engine(
-            zero_stage=spec.engine.zero_stage, micro_batch_sequences=spec.engine.micro_batch_sequences
-        ),
+        initial_weights_uri=spec.initial_weights.uri if spec.initial_weights else None,
+        engine=_engine(spec.engine),
         optimizer=trainer.Optimizer(
             beta1=float(spec.optimizer.betas[0]),
             beta2=float(spec.optimizer.betas[1]),
@@ -45,11 +44,8 @@ def run_config(run: Run, stage: str) -> trainer.RunConfig:
             windows=spec.validation.windows,
             domains=tuple(trainer.Source(name=d.name, uri=d.uri) for d in spec.validation.domains),
         ),
-        checkpoints=trainer.Checkpoints(
-            uri=spec.checkpoints.uri,
-            every_seconds=parse_duration_seconds(spec.checkpoints.every),
-            keep_last=spec.checkpoints.keep_last,
-        ),
+        checkpoints=_checkpoints(spec.checkpoints),
+        guards=_guards(spec.guards),
         seed=spec.seed,
     )
 
@@ -114,9 +110,54 @@ def _source(source: Source) -> trainer.Source:
 def _model(spec: SkyworkRunSpec) -> trainer.Model:
     base = trainer.PRESETS[spec.model.preset].model_dump() if spec.model.preset else {}
     given = spec.model.model_dump(exclude={"preset"}, exclude_none=True)
+    given |= {name: float(given[name]) for name in ("rope_theta", "norm_eps") if name in given}
     if "heads" in given and "kv_heads" not in given:
         given["kv_heads"] = given["heads"]
     return trainer.Model(**(base | given))
+
+
+def _engine(engine: Engine) -> trainer.Engine:
+    micro_batch = engine.micro_batch_sequences
+    return trainer.Engine(
+        zero_stage=engine.zero_stage,
+        micro_batch_sequences=0 if micro_batch == "Auto" else micro_batch,
+        activation_checkpointing=trainer.ActivationCheckpointing(engine.activation_checkpointing),
+        compile=engine.compile,
+        offload=trainer.Offload(engine.offload),
+        kernels=trainer.Kernels(engine.kernels),
+    )
+
+
+def _checkpoints(given: Checkpoints) -> trainer.Checkpoints:
+    timed = given.every is not None and given.every != "Auto"
+    return trainer.Checkpoints(
+        uri=given.uri,
+        every_seconds=parse_duration_seconds(given.every) if timed and given.every is not None else None,
+        every_steps=given.every_steps,
+        every_tokens=_tokens(given.every_tokens),
+        auto=given.every == "Auto",
+        keep_last=given.keep_last,
+        keep_every_tokens=_tokens(given.keep_every_tokens),
+        keep_best=given.keep_best,
+        local_keep=given.local_keep,
+        local_every_seconds=parse_duration_seconds(given.local_every) if given.local_every is not None else None,
+    )
+
+
+def _tokens(quantity: str | None) -> int | None:
+    return parse_quantity(quantity) if quantity is not None else None
+
+
+def _guards(guards: Guards) -> trainer.Guards:
+    return trainer.Guards(
+        spike_action=trainer.SpikeAction(guards.spike.action),
+        spike_sigmas=float(guards.spike.sigmas),
+        window_steps=guards.spike.window,
+        grace_steps=guards.spike.grace,
+        rollback_steps=guards.rollback.back,
+        skip_steps=guards.rollback.skip,
+        most_rollbacks=guards.rollback.max,
+    )
 
 
 def _stage(stage: Stage) -> trainer.Stage:

@@ -14,7 +14,7 @@ from skywork_trainer.checkpoint.manifest import Counters, Manifest, checkpoint_i
 from skywork_trainer.checkpoint.restore import check_compatible
 from skywork_trainer.checkpoint.saver import DataIdentity, Saver, Snapshot
 from skywork_trainer.collectives import World
-from skywork_trainer.config import Checkpoints, RunConfig
+from skywork_trainer.config import EXIT_CONFIG, Checkpoints, RunConfig
 from skywork_trainer.engine import Fragment, Span
 from skywork_trainer.engine.reference import ReferenceEngine
 from skywork_trainer.model import Decoder, initialise
@@ -33,7 +33,7 @@ def fragment(name: str, start: int, values: list[float]) -> Fragment:
 def saved(config: RunConfig, *, step: int, generation: int = 1, parent: Manifest | None = None) -> Manifest:
     """Save one checkpoint of one rank that trained every sample since its parent."""
     store, first = open_store(config.checkpoints.uri), parent.step if parent else 0
-    saver = Saver(store, config, world=World(), generation=generation, scratch=store_folder(config) / "scratch")
+    saver = Saver(store, config, world=World(), generation=generation, local=store_folder(config) / "local")
     return saver.save(
         Snapshot(
             step=step,
@@ -220,7 +220,7 @@ def test_the_command_lists_and_audits(tmp_path: Path, capsys: pytest.CaptureFixt
     assert cli.main(["checkpoints", "audit", config.checkpoints.uri, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["steps"], told["samplesLost"], told["samplesRepeated"], len(told["losses"])) == (3, 0, 0, 3)
-    assert cli.main(["checkpoints", "list", "nowhere"]) == 1
+    assert cli.main(["checkpoints", "list", "nowhere"]) == EXIT_CONFIG
 
 
 @pytest.mark.parametrize(

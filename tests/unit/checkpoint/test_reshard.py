@@ -38,7 +38,7 @@ def _resave(rank: int, size: int, port: int, config: RunConfig, folder: Path, ge
         for name, parameter in module.named_parameters():
             # The model's own weights, not only the masters: those are what the next forward pass uses.
             assert torch.equal(parameter.detach().flatten(), reader(Span(name, 0, parameter.numel()))[0])
-        saver = Saver(store, config, world=world, generation=generation, scratch=folder / "scratch")
+        saver = Saver(store, config, world=world, generation=generation, local=folder / "local")
         saver.save(
             Snapshot(
                 step=manifest.step,

@@ -246,3 +246,15 @@ def test_the_reason_a_pod_cannot_run_is_in_the_running_condition() -> None:
     blocked = replace(pod(1), phase="Pending", agent=None, blocked=("ImagePullBackOff", "the image cannot be pulled"))
     status = status_after(world(pod(0), blocked))
     assert condition(status, "Running") == ("False", "ImagePullBackOff")
+
+
+def test_a_micro_batch_that_was_halved_is_told_of_once_and_stays_in_the_status() -> None:
+    halved = progress(9, micro_batch_sequences=2)
+    members = (pod(0, generation=1, agent=halved), pod(1, generation=1), pod(2, generation=1))
+    decided = plan(world(*members, status=status_after(world(pod(0), pod(1), pod(2)))))
+    assert condition(decided.status, "MicroBatchReduced") == ("True", "OutOfMemory")
+    (told,) = [event.message for event in decided.events if event.reason == "OutOfMemory"]
+    assert "engine.microBatchSequences 4 ran out of memory: 2 are used, the global batch is the same" in told
+    assert plan(world(*members, status=decided.status)).events == ()
+    whole = (pod(0, generation=1, agent=progress(9, micro_batch_sequences=4)), *members[1:])
+    assert "MicroBatchReduced" not in [c.type for c in status_after(world(*whole)).conditions]

@@ -49,6 +49,18 @@ def test_a_preset_may_be_overridden_field_by_field() -> None:
     assert (model.layers, model.kv_heads, model.hidden) == (2, 2, 128)
 
 
+def test_an_open_model_s_geometry_and_weights_reach_the_trainer() -> None:
+    llama = {"layers": 2, "hidden": 64, "heads": 4, "kvHeads": 2, "ffn": 128, "vocabSize": 512}
+    spec = {
+        "model": llama | {"ropeTheta": "500000.0", "normEps": "1e-05"},
+        "initialWeights": {"uri": "s3://open/llama"},
+    }
+    config = run_config(run(**spec), "stem")
+    assert (config.model.rope_theta, config.model.norm_eps) == (500_000.0, 1e-5)
+    assert config.initial_weights_uri == "s3://open/llama"
+    assert run_config(run(), "general").initial_weights_uri is None
+
+
 def test_the_optimizer_defaults_are_the_paper_s() -> None:
     optimizer = run_config(run(), "general").optimizer
     assert (optimizer.beta1, optimizer.beta2, optimizer.weight_decay, optimizer.gradient_clipping) == (

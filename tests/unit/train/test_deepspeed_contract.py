@@ -76,7 +76,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[float
     return outcome(tmp_path_factory.mktemp("contract") / "reference", kind="reference", size=1)
 
 
-@pytest.mark.parametrize(("zero_stage", "size"), [(0, 1), (0, 2), (1, 1), (1, 3), (2, 2)])
+@pytest.mark.parametrize(("zero_stage", "size"), [(0, 1), (0, 2), (1, 1), (1, 3), (2, 2), (3, 1), (3, 3)])
 def test_every_zero_stage_trains_as_plain_torch_does_and_its_fragments_cover_all_state_once(
     tmp_path: Path, reference: tuple[list[list[float]], dict[str, list[float]]], zero_stage: int, size: int
 ) -> None:
@@ -89,7 +89,7 @@ def test_every_zero_stage_trains_as_plain_torch_does_and_its_fragments_cover_all
         assert values == pytest.approx(reference[1][name], abs=2e-4), name
 
 
-@pytest.mark.parametrize(("zero_stage", "size"), [(1, 2), (2, 2)])
+@pytest.mark.parametrize(("zero_stage", "size"), [(1, 2), (2, 2), (3, 2)])
 def test_bf16_keeps_fp32_masters_and_follows_the_fp32_curve(
     tmp_path: Path, reference: tuple[list[list[float]], dict[str, list[float]]], zero_stage: int, size: int
 ) -> None:

@@ -69,7 +69,7 @@ def test_a_flat_curve_has_no_spike_of_a_thousandth() -> None:
 
 def rollback(**changes: object) -> Rollback:
     fields = {
-        "number": 1, "time": 1.0, "generation": 4, "spike_step": 300, "loss": 9.0, "mean": 3.0, "deviation": 0.1,
+        "number": 1, "time": 1.0, "saved_by": (9, 4), "spike_step": 300, "loss": 9.0, "mean": 3.0, "deviation": 0.1,
         "to_step": 250, "skip": Interval(280, 330),
     }  # fmt: skip
     return Rollback.model_validate(fields | changes)
@@ -77,7 +77,7 @@ def rollback(**changes: object) -> Rollback:
 
 def planned(spike_step: int = 300, saved: tuple[int, ...] = (0, 100, 250, 290), end: int = 1000) -> Rollback | None:
     spike = Spike(spike_step, 9.0, 3.0, 0.1)
-    return plan_rollback(spike, GUARDS, saved_steps=saved, stage_end=end, past=(), now=1.0, generation=4)
+    return plan_rollback(spike, GUARDS, saved_steps=saved, stage_end=end, past=(), now=1.0, saved_by=(9, 4))
 
 
 def test_a_rollback_returns_to_the_newest_checkpoint_before_what_it_leaves_out() -> None:
@@ -89,13 +89,21 @@ def test_a_rollback_returns_to_the_newest_checkpoint_before_what_it_leaves_out()
 
 
 @pytest.mark.parametrize(
-    ("generation", "step", "abandoned"),
-    [(4, 290, True), (4, 250, False), (3, 251, True), (5, 290, False), (2, 100, False)],
+    ("saved_by", "step", "abandoned"),
+    [
+        ((9, 4), 290, True),
+        ((9, 4), 250, False),
+        ((9, 3), 251, True),
+        ((9, 5), 290, False),
+        ((9, 2), 100, False),
+        ((8, 7), 290, True),
+        ((10, 1), 290, False),
+    ],
 )
 def test_what_was_saved_behind_the_checkpoint_returned_to_is_abandoned(
-    generation: int, step: int, abandoned: bool
+    saved_by: tuple[int, int], step: int, abandoned: bool
 ) -> None:
-    assert is_abandoned(generation, step, [rollback()]) == abandoned
+    assert is_abandoned(saved_by, step, [rollback()]) == abandoned
 
 
 def test_the_steps_around_the_spike_are_left_out_and_no_others() -> None:

@@ -36,10 +36,9 @@ def failure(folder: Path, generation: int, local_rank: int = 0) -> Failure:
 
 
 def every_step(config: RunConfig, *, keep_last: int = 2) -> RunConfig:
-    """Save after each step."""
-    return config.model_copy(
-        update={"checkpoints": Checkpoints(uri=config.checkpoints.uri, every_seconds=1e-9, keep_last=keep_last)}
-    )
+    """Save after each step, and train on only when that is committed."""
+    checkpoints = Checkpoints(uri=config.checkpoints.uri, every_steps=1, background=False, keep_last=keep_last)
+    return config.model_copy(update={"checkpoints": checkpoints})
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +116,7 @@ def test_validation_is_bit_identical_for_any_world_size(tmp_path: Path) -> None:
 
 def test_validation_comes_before_a_stage_every_so_many_tokens_and_at_its_end(tmp_path: Path) -> None:
     validation = Validation(every_tokens=3 * TOKENS_PER_STEP, windows=3, domains=(Source(name="web", uri="file:///x"),))
-    config = every_step(run_config(tmp_path, validation=validation, steps=(8, 2)))
-    config = config.model_copy(
-        update={"checkpoints": Checkpoints(uri=config.checkpoints.uri, every_seconds=1e-9, keep_last=99)}
-    )
+    config = every_step(run_config(tmp_path, validation=validation, steps=(8, 2)), keep_last=99)
     assert train(config, tmp_path, size=1) == done(1)
     store = open_store(config.checkpoints.uri)
     manifests = [read_manifest(store, identity) for identity in committed(store)]

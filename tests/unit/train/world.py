@@ -146,6 +146,8 @@ class Fault:
     rank: int
     step: int
     signal: int
+    commits: int = 0
+    """Not before so many checkpoints are committed, at whatever step that is."""
 
 
 def train_rank(
@@ -153,8 +155,12 @@ def train_rank(
 ) -> int:
     """Run one rank over synthetic tokens, by the worker's own code but for the data."""
     from skywork_trainer import worker
+    from skywork_trainer.checkpoint.manifest import committed
     from skywork_trainer.data import held_out, stream
+    from skywork_trainer.storage import open_store
     from skywork_trainer.warmup import SyntheticStream
+
+    store = open_store(config.checkpoints.uri)
 
     class Stream(SyntheticStream):
         def __init__(self, config: RunConfig, cache_dir: Path) -> None:
@@ -162,7 +168,8 @@ def train_rank(
 
         def read(self, sequence: int) -> Any:
             step = sequence // BATCH
-            if fault and fault.rank == rank and fault.step == step:
+            due = fault is not None and fault.rank == rank and (fault.step == step or fault.commits > 0)
+            if fault and due and (not fault.commits or len(committed(store)) >= fault.commits):
                 os.kill(os.getpid(), fault.signal)
             return super().read(sequence)
 

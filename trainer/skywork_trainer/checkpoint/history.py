@@ -1,5 +1,6 @@
 """What the ranks really consumed between two checkpoints, and the audit that counts it over a whole run."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
@@ -7,6 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from skywork_trainer.checkpoint.manifest import committed, read_manifest
+from skywork_trainer.checkpoint.rollbacks import read_rollbacks
+from skywork_trainer.guards import is_skipped
 from skywork_trainer.storage import Store
 
 Runs = tuple[tuple[int, int, int], ...]
@@ -63,6 +66,7 @@ _CAMEL = {
     "samples_lost": "samplesLost",
     "samples_repeated": "samplesRepeated",
     "samples_substituted": "samplesSubstituted",
+    "samples_skipped": "samplesSkipped",
 }
 
 
@@ -76,7 +80,10 @@ class Audit:
     samples_lost: int
     samples_repeated: int
     samples_substituted: int
+    samples_skipped: int
+    """Left out on purpose, by rollbacks."""
     losses: list[float]
+    """Of every step; not a number where it was left out."""
 
     def to_json(self) -> dict[str, object]:
         """Return the audit with camelCase keys."""
@@ -91,9 +98,10 @@ def audit(store: Store) -> Audit:
     """
     identities = committed(store)
     if not identities:
-        return Audit("", 0, 0, 0, 0, 0, [])
+        return Audit("", 0, 0, 0, 0, 0, 0, [])
     newest = read_manifest(store, identities[-1])
-    consumed = lost = repeated = substituted = 0
+    rollbacks = read_rollbacks(store)
+    consumed = lost = repeated = substituted = skipped = 0
     losses: list[Sequence[float]] = []
     identity, expected_end = newest.id, newest.step
     while identity:
@@ -112,11 +120,20 @@ def audit(store: Store) -> Audit:
                 # A number outside these steps belongs to another link, which counts it as its own.
                 repeated += int((~inside).sum())
                 np.add.at(counts, numbers[inside] - low, 1)
-        lost += int((counts == 0).sum())
+        # A step that a rollback left out was trained by nobody, and has no loss to show for it.
+        left_out = np.array(
+            [
+                is_skipped(step, rollbacks) and math.isnan(loss)
+                for step, loss in zip(range(history.first_step, history.last_step), history.losses, strict=True)
+            ],
+            dtype=bool,
+        ).repeat(batch)
+        skipped += int((left_out & (counts == 0)).sum())
+        lost += int((~left_out & (counts == 0)).sum())
         repeated += int(np.maximum(counts - 1, 0).sum())
         substituted += len(history.substituted)
         losses.append(history.losses)
         identity, expected_end = history.parent, history.first_step
     lost += expected_end * (newest.global_batch_sequences)
     ordered = [loss for link in reversed(losses) for loss in link]
-    return Audit(newest.id, newest.step, consumed, lost, repeated, substituted, ordered)
+    return Audit(newest.id, newest.step, consumed, lost, repeated, substituted, skipped, ordered)

@@ -1,15 +1,18 @@
 """The commit record of a checkpoint, and which checkpoints there are."""
 
+import json
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from skywork_trainer.checkpoint import CheckpointCorrupt
+from skywork_trainer.checkpoint.bounds import MOST_MANIFEST_BYTES, check_manifest, check_text
 from skywork_trainer.config import DomainLoss, Model
 from skywork_trainer.storage import StorageError, Store
 
 FORMAT = 1
+ID = re.compile(r"\d{10,}-\d{6,}-\d{12,}")
 _MANIFEST = re.compile(r"^checkpoints/(\d{10,}-\d{6,}-\d{12,})/manifest\.json$")
 
 
@@ -24,7 +27,7 @@ class RankFile(_Frozen):
     name: str
     size: int
     block_bytes: int
-    sha256: tuple[str, ...]
+    sha256: Annotated[tuple[str, ...], FailFast()]
     """Of every block of `block_bytes` from the file's start; the last may be short."""
 
 
@@ -50,6 +53,8 @@ class Counters(_Frozen):
     """Of the stage `Manifest.stage`."""
     generations: int = 1
     """Generations that saved something in this chain."""
+    trained_seconds: float = 0.0
+    """Time that this chain's generations have trained for."""
 
 
 class Manifest(_Frozen):
@@ -78,13 +83,20 @@ class Manifest(_Frozen):
     seed: int
     counters: Counters
     versions: dict[str, str]
-    files: tuple[RankFile, ...]
-    pieces: tuple[Piece, ...]
+    # The first wrong one ends it: a list of a million faults would take far more memory than the text.
+    files: Annotated[tuple[RankFile, ...], FailFast()]
+    pieces: Annotated[tuple[Piece, ...], FailFast()]
 
 
 def checkpoint_id(*, incarnation: int, generation: int, step: int) -> str:
     """Return the name under which a generation saves a step; names sort by incarnation, generation, step."""
     return f"{incarnation:010d}-{generation:06d}-{step:012d}"
+
+
+def parse_id(identity: str) -> tuple[tuple[int, int], int]:
+    """Return incarnation and generation, and the step, of a checkpoint's id."""
+    incarnation, generation, step = identity.split("-")
+    return (int(incarnation), int(generation)), int(step)
 
 
 def prefix(identity: str) -> str:
@@ -105,10 +117,25 @@ def committed(store: Store) -> list[str]:
 def read_manifest(store: Store, identity: str) -> Manifest:
     """Return one manifest; CheckpointCorrupt if it is gone or not one, StorageError if the store fails."""
     try:
-        return Manifest.model_validate_json(store.get(manifest_key(identity)))
-    except ValidationError as error:
-        raise CheckpointCorrupt(f"manifest of {identity} cannot be read: {error}") from error
+        text = store.get_range(manifest_key(identity), 0, MOST_MANIFEST_BYTES + 1)
     except StorageError as error:
         if error.reason != "NotFound":
             raise
         raise CheckpointCorrupt(f"manifest of {identity} is gone") from error
+    return parse_manifest(identity, text)
+
+
+def parse_manifest(identity: str, text: bytes) -> Manifest:
+    """Return the manifest that the text says; CheckpointCorrupt if none, or one that nobody can have written."""
+    check_text(identity, text)
+    try:
+        # Not model_validate_json: each of its errors would hold a copy of all the text said.
+        manifest = Manifest.model_validate(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        if not isinstance(error, ValidationError):
+            raise CheckpointCorrupt(f"manifest of {identity} cannot be read: {str(error)[:200]}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "its text"
+        raise CheckpointCorrupt(f"manifest of {identity} cannot be read: {where}: {first['msg']}") from error
+    check_manifest(manifest, identity)
+    return manifest

@@ -12,7 +12,7 @@ _GROUPS = {
     "agent": "run the agent: PID 1 of a training pod",
     "data": "prepare token shards from text; print what a step reads",
     "tokenizer": "train a tokenizer",
-    "checkpoints": "list and audit the checkpoints of a run",
+    "checkpoints": "list, verify, compare and export the checkpoints of a run; read open models",
 }
 
 

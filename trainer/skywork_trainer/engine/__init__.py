@@ -11,7 +11,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from skywork_trainer.model import Decoder
+from skywork_trainer.model import Decoder, RMSNorm
 
 KINDS = ("master", "exp_avg", "exp_avg_sq")
 """The three fp32 arrays of every fragment, in the order in which they are stored."""
@@ -58,7 +58,14 @@ class Engine(Protocol):
         ...
 
     def step(self, learning_rate: float) -> float:
-        """Sum the gradients over ranks, clip, update; return the gradient norm before clipping."""
+        """Sum the gradients over ranks, clip, update; return the gradient norm before clipping.
+
+        A norm that is not finite, on any rank, leaves weights, moments and step count as they are on all of them.
+        """
+        ...
+
+    def skip(self) -> None:
+        """End the step without an update: its gradients are forgotten. Collective, in the place of `step`."""
         ...
 
     def fragments(self) -> list[Fragment]:
@@ -77,10 +84,12 @@ class Engine(Protocol):
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Return AdamW's parameter groups: matrices decay, gains do not."""
+    # By module, not by shape: a parameter that stage 3 has partitioned has none.
+    gains = {id(norm.weight) for norm in module.modules() if isinstance(norm, RMSNorm)}
     parameters = list(module.parameters())
     return [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if id(p) not in gains], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in gains], "weight_decay": 0.0},
     ]
 
 

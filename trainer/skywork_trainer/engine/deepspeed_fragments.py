@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from skywork_trainer.engine import Fragment, Reader, Span
 from skywork_trainer.model import Decoder
@@ -24,20 +25,31 @@ def forbid_compilation() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def step_count(optimizer: torch.optim.Optimizer, steps: int) -> Tensor | int:
+    """Return the count of updates as the optimizer keeps it: a tensor in torch's AdamW, a number in DeepSpeed's."""
+    return torch.tensor(float(steps)) if isinstance(optimizer, torch.optim.AdamW) else steps
+
+
+def empty_moments(optimizer: torch.optim.Optimizer, flat: Tensor) -> dict[str, Tensor | int]:
+    """Return the state of a flat master before the first update."""
+    return {
+        "step": step_count(optimizer, 0),
+        "exp_avg": torch.zeros_like(flat),
+        "exp_avg_sq": torch.zeros_like(flat),
+    }
+
+
 class PartitionedState:
     """Fragments of an engine of ZeRO stage 1 or 2."""
 
     def __init__(self, module: Decoder, zero_optimizer: Any) -> None:
         self.module = module
         self._adamw: torch.optim.AdamW = zero_optimizer.optimizer
+        self._zero = zero_optimizer
         for group in self._adamw.param_groups:
             for flat in group["params"]:
                 # Made now, not at the first update, where DeepSpeed leaves it to Adam: a restore needs them in place.
-                self._adamw.state[flat] = {
-                    "step": torch.tensor(0.0),
-                    "exp_avg": torch.zeros_like(flat),
-                    "exp_avg_sq": torch.zeros_like(flat),
-                }
+                self._adamw.state[flat] = empty_moments(self._adamw, flat)
 
     @property
     def optimizer_step(self) -> int:
@@ -57,7 +69,7 @@ class PartitionedState:
             for target, source in zip(fragment.arrays(), read(fragment.span), strict=True):
                 target.copy_(source)
         for state in self._adamw.state.values():
-            state["step"].fill_(float(optimizer_step))
+            state["step"] = step_count(self._adamw, optimizer_step)
         for parameter in self.module.parameters():
             parameter.zero_()
             if fragment_ := held.get(id(parameter)):
@@ -65,6 +77,17 @@ class PartitionedState:
                 part.copy_(fragment_.master)
             # Partitions are disjoint: a sum with zeros is an all-gather that needs no layout.
             dist.all_reduce(parameter)
+
+    @torch.no_grad()
+    def spoil_gradients(self) -> None:
+        """Make the gradients of the step infinite, so that DeepSpeed drops it, with all it keeps of them."""
+        groups = getattr(self._zero, "averaged_gradients", None)
+        if groups is None:  # the bf16 optimizer, in which every rank holds the sum of all
+            flat = list(self._zero.fp32_groups_gradients_flat)
+        else:
+            flat = [gradient for group in groups.values() for gradient in group or ()]
+        for gradient in flat:
+            gradient.fill_(float("inf"))
 
     def _held(self) -> Iterator[tuple[torch.nn.Parameter, Fragment]]:
         for name, parameter in self.module.named_parameters():

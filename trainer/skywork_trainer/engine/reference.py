@@ -1,5 +1,7 @@
 """Plain torch, everything replicated: what DeepSpeed's arithmetic is compared with in tests."""
 
+import math
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -12,7 +14,7 @@ from skywork_trainer.model import Decoder
 class ReplicatedState:
     """Fragments of an AdamW whose parameters and moments every rank holds whole, in fp32."""
 
-    def __init__(self, module: Decoder, optimizer: torch.optim.AdamW) -> None:
+    def __init__(self, module: Decoder, optimizer: torch.optim.Optimizer) -> None:
         self.module, self.optimizer = module, optimizer
         for parameter in module.parameters():
             # Made now, not at the first update: a restore has to find the moments in place.
@@ -69,13 +71,18 @@ class ReferenceEngine:
         for parameter in self.module.parameters():
             if self._world > 1 and parameter.grad is not None:
                 dist.all_reduce(parameter.grad)
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._clip or float("inf"))
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
-        self._adamw.step()
+        norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._clip or float("inf")))
+        if math.isfinite(norm):
+            for group in self._adamw.param_groups:
+                group["lr"] = learning_rate
+            self._adamw.step()
+            self.optimizer_step += 1
         self._adamw.zero_grad()
-        self.optimizer_step += 1
-        return float(norm)
+        return norm
+
+    def skip(self) -> None:
+        """Forget the gradients."""
+        self._adamw.zero_grad()
 
     def fragments(self) -> list[Fragment]:
         """Return this rank's even share."""

@@ -1,5 +1,6 @@
-"""The Skywork-shaped decoder and its loss."""
+"""The Skywork-shaped decoder, its loss and its initial weights."""
 
-from skywork_trainer.model.decoder import Decoder, initialise
+from skywork_trainer.model.decoder import Block, Decoder, RMSNorm
+from skywork_trainer.model.initial import InitialWeights, initialise
 
-__all__ = ["Decoder", "initialise"]
+__all__ = ["Block", "Decoder", "InitialWeights", "RMSNorm", "initialise"]

