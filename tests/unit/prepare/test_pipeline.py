@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -230,6 +231,24 @@ class TestPreparing:
         (tmp_path / "a.jsonl").write_bytes(b'{"body": "some text"}\n' * 5000)
         with pytest.raises(DataError, match=r"none of the first 1,\d+ lines has text in field 'text'"):
             make(tmp_path / "out", tmp_path / "a.jsonl", exact_duplicates=exact, chunk_bytes=1 << 20)
+
+    def test_long_documents_are_worked_on_in_short_runs_and_give_the_same_shards(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "a.jsonl").write_bytes(jsonl(TEXTS))
+        make(tmp_path / "whole", tmp_path / "a.jsonl")
+        monkeypatch.setattr(examination, "_BATCH_CHARACTERS", 100)
+        longest = []
+        original = examination._Batch.examine
+
+        def measured(batch: Any, lines: Any) -> Any:
+            longest.append(sum(len(text or "") for _, (_, text) in lines))
+            return original(batch, lines)
+
+        monkeypatch.setattr(examination._Batch, "examine", measured)
+        make(tmp_path / "short", tmp_path / "a.jsonl")
+        assert contents(tmp_path / "short") == contents(tmp_path / "whole")
+        assert max(longest) < 100 + max(map(len, TEXTS))
 
     def test_each_step_says_what_it_removed(self, tmp_path: Path, tokenizer: LoadedTokenizer) -> None:
         good = "a sentence of quite ordinary words that nobody has reason to take out of this source"

@@ -1,7 +1,7 @@
 """One chunk's documents, cleaned, judged and counted: the same for the pass that looks for duplicates and the next."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ from skywork_trainer.prepare.filters import Removal, cleaned, examine
 from skywork_trainer.prepare.work import SAMPLES, Counts, Hashes, Removed, Sample
 
 BATCH_DOCUMENTS = 256
+_BATCH_CHARACTERS = 1 << 22
 Drops = npt.NDArray[np.uint8]
 BAD_LINE = "BadLine"
 _SAMPLE_CHARACTERS = 200
@@ -45,9 +46,28 @@ def examined(
 ) -> Iterator[Examined]:
     """Yield the chunk's lines in batches, but for the first `skip`; `drops` says of each whether it is a duplicate."""
     documents = islice(chunk.documents(options.text_field), options.limit)
-    lines = islice(enumerate(documents), skip, None)
-    while batch := list(islice(lines, BATCH_DOCUMENTS)):
+    for batch in _batches(islice(enumerate(documents), skip, None)):
         yield _Batch(chunk, options, evaluation, drops).examine(batch)
+
+
+_Line = tuple[int, tuple[bytes, str | None]]
+
+
+def _batches(lines: Iterable[_Line]) -> Iterator[list[_Line]]:
+    """Yield runs of lines of a bounded length: books would otherwise take gigabytes together.
+
+    Where a run ends follows from where it begins, so that work goes on in the same runs after a kill.
+    """
+    batch: list[_Line] = []
+    size = 0
+    for one in lines:
+        batch.append(one)
+        size += len(one[1][1] or "")
+        if len(batch) == BATCH_DOCUMENTS or size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class _Batch:
@@ -64,7 +84,7 @@ class _Batch:
         self._removed: dict[str, Removed] = {}
         self._repeated = 0
 
-    def examine(self, batch: list[tuple[int, tuple[bytes, str | None]]]) -> Examined:
+    def examine(self, batch: list[_Line]) -> Examined:
         judged: list[tuple[int, str, Kept]] = []
         for number, (line, text) in batch:
             if text is None:
