@@ -30,6 +30,9 @@ generate: setup   ## write the CRD from the typed models
 bench-data: setup ## order, streaming and preparation, beside mosaicml-streaming and the bare tokenizer
 	@$(PY) -m dev.bench data
 
+bench-checkpoint: setup ## the stall of a save and a start on another world, beside DeepSpeed's own
+	@$(PY) -m dev.bench checkpoint
+
 cluster-up: setup     ## build (once) and boot the development cluster
 	@$(PY) -m dev.cluster up
 
@@ -39,4 +42,4 @@ cluster-down: setup   ## stop it and remove every trace
 cluster-status: setup ## what runs, and where the kubeconfig is
 	@$(PY) -m dev.cluster status
 
-.PHONY: help setup demo test lint unit test-full generate bench-data cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint cluster-up cluster-down cluster-status

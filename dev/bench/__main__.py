@@ -9,7 +9,7 @@ import importlib
 import tempfile
 from pathlib import Path
 
-_GROUPS = {"data": ("order", "reading", "stalls", "preparing")}
+_GROUPS = {"data": ("order", "reading", "stalls", "preparing"), "checkpoint": ("checkpointing",)}
 
 
 def main() -> None:
