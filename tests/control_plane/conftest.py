@@ -35,8 +35,7 @@ def kube(plane: ControlPlane) -> Kube:
         kubectl=str(plane.binaries / "kubectl"), helm=str(plane.binaries / "helm"), kubeconfig=plane.kubeconfig
     )
     tools.run("apply", "-f", str(ROOT / "manifests/crd"))
-    tools.run("wait", "--for=condition=Established", "crd/skyworkruns.skywork.dev", "--timeout=30s")
-    # Discovery lags behind for a moment.
+    # Not `kubectl wait`: it refuses an object whose status has no conditions yet. And discovery lags behind a little.
     until(lambda: "skyworkruns" in tools.run("api-resources", "--api-group=skywork.dev", "-o", "name"), 30)
     return tools
 

@@ -53,7 +53,7 @@ def test_every_example_is_accepted(kube: Kube, path: Path) -> None:
         pytest.param("trainer.nodes", {"min": 1}, 'missing required field "max" in', id="no max"),
         pytest.param("trainer.nodes.max", 0, "spec.trainer.nodes.max", id="no nodes"),
         pytest.param("trainer.nodes.shrinkAfter", "soon", "spec.trainer.nodes.shrinkAfter", id="no duration"),
-        pytest.param("engine", {"zeroStage": 3}, "spec.engine.zeroStage", id="a ZeRO stage that does not work yet"),
+        pytest.param("engine", {"zeroStage": 4}, "spec.engine.zeroStage", id="no ZeRO stage"),
         pytest.param("optimizer", {"betas": ["0.9"]}, "spec.optimizer.betas", id="one beta"),
         pytest.param("optimizer", {"epsilon": "small"}, "spec.optimizer.epsilon", id="an epsilon in words"),
         pytest.param("batch.globalTokens", "1000", "batch.globalTokens must be a multiple", id="an uneven batch"),
@@ -154,7 +154,10 @@ def test_every_default_is_filled_in_by_the_schema(kube: Kube, namespace: str) ->
     assert spec["optimizer"] == {
         "betas": ["0.9", "0.95"], "epsilon": "1e-8", "weightDecay": "0.1", "gradientClipping": "1.0",
     }  # fmt: skip
-    assert spec["engine"] == {"zeroStage": 1, "microBatchSequences": 4}
+    assert spec["engine"] == {
+        "zeroStage": 1, "microBatchSequences": 4, "activationCheckpointing": "None", "compile": False,
+        "kernels": "Torch", "offload": "None",
+    }  # fmt: skip
     assert (spec["checkpoints"]["keepLast"], spec["checkpoints"]["keepBest"]) == (3, 0)
     assert spec["failurePolicy"] == {"restartsWithoutProgress": 5}
 
