@@ -1,5 +1,6 @@
 """The agent's HTTP server: /status, /metrics, /readyz, /healthz."""
 
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,6 +52,7 @@ def serve(pages: Pages, port: int) -> ThreadingHTTPServer:
 
         def server_bind(self) -> None:
             # HTTPServer looks up its own name here, which without a DNS server takes ten seconds.
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self.socket.bind(self.server_address)
             self.server_address = self.socket.getsockname()
             self.server_name, self.server_port = "agent", self.server_address[1]

@@ -97,14 +97,18 @@ class Supervisor:
             self._phase = AgentPhase.FAILED
             self._write_last_words()
             return EXIT_CONFIG
-        self._workers.start_server()
         pages = Pages(
             status=lambda: self.status().model_dump_json(),
             metrics=self._metrics,
             unready=self._unready,
             unhealthy=self._unhealthy,
         )
-        server = serve(pages, self._settings.port)
+        try:
+            server = serve(pages, self._settings.port)
+        except OSError as error:
+            _log.error("port %d cannot be listened on: %s", self._settings.port, error)
+            return 1
+        self._workers.start_server()
         _log.info("agent listens on port %d, %d workers to a generation", server.server_port, self._settings.workers)
         try:
             while True:

@@ -75,6 +75,7 @@ def _add_prepare(prepare: argparse.ArgumentParser) -> None:
     shape.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N")
     shape.add_argument("--phase", choices=["all", "scan", "write"], default="all", help="scan looks for duplicates")
     shape.add_argument("--part", type=_part, default=(0, 1), metavar="I/N", help="work on every N-th chunk from I on")
+    shape.add_argument("--termination-log", type=Path, metavar="FILE", help="where to leave why it failed, as JSON")
     prepare.set_defaults(run=_prepare)
 
 
@@ -167,7 +168,8 @@ def _prepare(parsed: argparse.Namespace) -> int:
             )
         return EXIT_DONE
 
-    return _guarded("prepare", work, tell_kubelet=bool(parsed.config))
+    in_pod = Path(_TERMINATION_LOG) if parsed.config and Path(_TERMINATION_LOG).exists() else None
+    return _guarded("prepare", work, last_words=parsed.termination_log or in_pod)
 
 
 def _order(parsed: argparse.Namespace) -> int:
@@ -198,7 +200,7 @@ def _order(parsed: argparse.Namespace) -> int:
     return _guarded("order", work)
 
 
-def _guarded(command: str, work: Callable[[], int], *, tell_kubelet: bool = False) -> int:
+def _guarded(command: str, work: Callable[[], int], *, last_words: Path | None = None) -> int:
     try:
         return work()
     except (DataError, StorageError) as error:
@@ -208,8 +210,8 @@ def _guarded(command: str, work: Callable[[], int], *, tell_kubelet: bool = Fals
     except (ValidationError, FileNotFoundError) as error:
         failure = Failure(time=time.time(), rank=-1, reason="InvalidConfig", message=str(error), retryable=False)
     print(f"skywork data {command}: {failure.reason}: {failure.message}", file=sys.stderr)
-    if tell_kubelet and Path(_TERMINATION_LOG).exists():
+    if last_words is not None:
         with suppress(OSError):
             short = failure.model_copy(update={"message": failure.message[:1500]})
-            Path(_TERMINATION_LOG).write_text(short.model_dump_json())
+            last_words.write_text(short.model_dump_json())
     return 1 if failure.retryable else EXIT_CONFIG
