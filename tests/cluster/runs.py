@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -100,3 +101,22 @@ def audit(environment: Environment, name: str) -> dict[str, Any]:
     text = subprocess.run([*command, uri], env=variables, text=True, capture_output=True, check=True).stdout
     counted: dict[str, Any] = json.loads(text)
     return counted
+
+
+def train_here(environment: Environment, run: dict[str, Any], folder: Path, *, steps: int) -> int:
+    """Train on this machine, without Kubernetes, and interrupt it behind so many steps; return how many were saved."""
+    path, progress = folder / "run.json", folder / "state/node-0/workers/1/progress.json"
+    path.write_text(json.dumps(run))
+    command = [sys.executable, "-m", "skywork_operator.standalone", "--run", str(path)]
+    folders = ["--state-dir", str(folder / "state"), "--cache-dir", str(folder / "cache")]
+    variables = {**os.environ, **environment.storage.environment()}
+    with subprocess.Popen([*command, *folders], env=variables) as process:
+        until(lambda: process.poll() is None and progress.exists() and _step(progress) >= steps, 90)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 75
+    return _step(progress)
+
+
+def _step(progress: Path) -> int:
+    step: int = json.loads(progress.read_text())["step"]
+    return step

@@ -1,5 +1,7 @@
 """Killed workers, operators and runs, on real kubelets."""
 
+from pathlib import Path
+
 import pytest
 
 from dev.demo import faults, install
@@ -78,6 +80,23 @@ def test_a_run_deleted_and_applied_again_goes_on_from_its_checkpoints(
     assert (counted["steps"], counted["samplesLost"], counted["samplesRepeated"]) == (STEPS, 0, 0)
     assert counted["losses"] == undisturbed
     runs.remove(environment, "again")
+
+
+def test_a_run_begun_without_kubernetes_goes_on_in_the_cluster_from_the_same_checkpoints(
+    environment: Environment, undisturbed: list[float], tmp_path: Path
+) -> None:
+    run = runs.manifest("moved", steps=STEPS)
+    runs.remove(environment, "moved")
+    install.forget_run(environment.storage, "runs/moved/")
+    reached = runs.train_here(environment, run, tmp_path, steps=STEPS // 4)
+    runs.start(environment, run, fresh=False)
+    runs.finished(environment, "moved")
+    counted = runs.audit(environment, "moved")
+    assert (counted["steps"], counted["samplesLost"], counted["samplesRepeated"]) == (STEPS, 0, 0)
+    # One node summed there what three nodes sum in the cluster, in another order.
+    assert counted["losses"][reached:] == pytest.approx(undisturbed[reached:], abs=2e-3)
+    assert counted["losses"][:reached] != undisturbed[:reached], "the first steps were trained here"
+    runs.remove(environment, "moved")
 
 
 def test_a_run_starts_with_fewer_nodes_when_one_cannot_be_had_and_still_finishes(environment: Environment) -> None:
