@@ -33,6 +33,9 @@ bench-data: setup ## order, streaming and preparation, beside mosaicml-streaming
 bench-checkpoint: setup ## the stall of a save and a start on another world, beside DeepSpeed's own
 	@$(PY) -m dev.bench checkpoint
 
+bench-train: setup ## tokens/s, memory and MFU beside bare torch and FSDP2; on a GPU where there is one
+	@$(PY) -m dev.bench train
+
 cluster-up: setup     ## build (once) and boot the development cluster
 	@$(PY) -m dev.cluster up
 
@@ -42,4 +45,4 @@ cluster-down: setup   ## stop it and remove every trace
 cluster-status: setup ## what runs, and where the kubeconfig is
 	@$(PY) -m dev.cluster status
 
-.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint bench-train cluster-up cluster-down cluster-status

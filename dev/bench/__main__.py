@@ -9,7 +9,11 @@ import importlib
 import tempfile
 from pathlib import Path
 
-_GROUPS = {"data": ("order", "reading", "stalls", "preparing"), "checkpoint": ("checkpointing",)}
+_GROUPS = {
+    "data": ("order", "reading", "stalls", "preparing"),
+    "checkpoint": ("checkpointing",),
+    "train": ("training",),
+}
 
 
 def main() -> None:

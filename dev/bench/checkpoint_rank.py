@@ -24,7 +24,7 @@ from skywork_trainer.collectives import World
 from skywork_trainer.config import Model, Place, RunConfig
 from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine, deepspeed_config
 from skywork_trainer.model import Decoder, initialise
-from skywork_trainer.storage import open_store
+from skywork_trainer.storage import Store, open_store
 from skywork_trainer.worker import process_group
 
 MODEL = Model(layers=8, hidden=512, heads=8, kv_heads=8, ffn=1408, vocab_size=32768)
@@ -85,11 +85,14 @@ def _save(config: RunConfig, folder: Path, world: World) -> dict[str, Any]:
     buffers = [array.clone() for array in arrays]
     saver = Saver(open_store(config.checkpoints.uri), config, world=world, generation=1, local=folder / "local")
     saver.prepare(engine.fragments())
-    told: dict[str, Any] = {"stall": [], "copy": [], "peer": [], "megabytes": sum(a.nbytes for a in arrays) / 1e6}
+    told: dict[str, Any] = {name: [] for name in ("stall", "whole", "copy", "peer")}
+    told["megabytes"] = sum(array.nbytes for array in arrays) / 1e6
     for turn in range(_REPEATS + 1):
         dist.barrier()
-        stall = saver.begin(_snapshot(engine, turn))
+        began = time.monotonic()
+        stall = saver.begin(snapshot(engine, turn))
         saver.finish()
+        whole = time.monotonic() - began
         dist.barrier()
         began = time.monotonic()
         for buffer, array in zip(buffers, arrays, strict=True):
@@ -99,14 +102,15 @@ def _save(config: RunConfig, folder: Path, world: World) -> dict[str, Any]:
         began = time.monotonic()
         engine._engine.save_checkpoint(str(folder / "deepspeed"), tag="newest")
         peer = time.monotonic() - began
-        slowest = [_slowest(world, seconds) for seconds in (stall, copy, peer)]
+        slowest = [_slowest(world, seconds) for seconds in (stall, whole, copy, peer)]
         if turn:  # the first one starts processes and touches pages
-            for name, seconds in zip(("stall", "copy", "peer"), slowest, strict=True):
+            for name, seconds in zip(("stall", "whole", "copy", "peer"), slowest, strict=True):
                 told[name].append(seconds)
     return told
 
 
-def _snapshot(engine: DeepSpeedEngine, step: int) -> Snapshot:
+def snapshot(engine: DeepSpeedEngine, step: int) -> Snapshot:
+    """Return what a trainer would save now, all but the fragments made up."""
     return Snapshot(
         step=step + 2, stage="only", optimizer_step=2, fragments=engine.fragments(),
         data=DataIdentity(tokenizer_sha256="0" * 64, fingerprints={}, past_hash=""), counters=Counters(), parent="",
@@ -118,10 +122,28 @@ def _load(config: RunConfig, folder: Path, world: World) -> dict[str, Any]:
     engine = _engine(config, world)
     dist.barrier()
     began = time.monotonic()
-    candidates = Candidates(open_store(config.checkpoints.uri), world)
+    store = open_store(config.checkpoints.uri)
+    read_bytes = _count_reads(store)
+    candidates = Candidates(store, world)
     manifest = candidates.next()
     assert manifest is not None and candidates.load(manifest, engine)
-    return {"seconds": [_slowest(world, time.monotonic() - began)]}
+    seconds = _slowest(world, time.monotonic() - began)
+    held_bytes = sum(array.nbytes for fragment in engine.fragments() for array in fragment.arrays())
+    return {"seconds": [seconds], "read_share": [sum(read_bytes) / held_bytes]}
+
+
+def _count_reads(store: Store) -> list[int]:
+    """Have the store note the length of every range it reads."""
+    lengths: list[int] = []
+    read = store.get_range
+
+    def counted(key: str, start: int, length: int) -> bytes:
+        found = read(key, start, length)
+        lengths.append(len(found))
+        return found
+
+    store.get_range = counted  # type: ignore[method-assign]
+    return lengths
 
 
 def _peer(config: RunConfig, folder: Path, world: World) -> dict[str, Any]:

