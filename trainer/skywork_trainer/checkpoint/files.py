@@ -118,24 +118,23 @@ class FragmentReader:
         out, filled = torch.empty(span.length), 0
         for piece, low, high in self._overlapping(span, kind):
             offset = piece.offset + (low - piece.start) * _FLOAT_BYTES
-            data = self._bytes(self._keys(piece, low, high), offset, (high - low) * _FLOAT_BYTES)
-            out[low - span.start : high - span.start] = torch.frombuffer(data, dtype=torch.float32)
+            target = out[low - span.start : high - span.start].numpy().data.cast("B")
+            self._fill(target, self._keys(piece, low, high), offset)
             filled += high - low
         if filled != span.length:
             raise CheckpointCorrupt(f"{self._manifest.id} holds {filled} of {span.length} elements of {span.name}")
         return out
 
-    def _bytes(self, keys: list[_Key], offset: int, length: int) -> bytearray:
-        # Copied block by block into one buffer: joining slices would hold a large array twice.
-        out, at = bytearray(length), 0
+    def _fill(self, target: memoryview, keys: list[_Key], offset: int) -> None:
+        """Fill `target` with what begins at `offset` of the file: straight from the blocks, a copy costs as much."""
+        at = 0
         for place, key in enumerate(keys):
             for later in keys[place : place + THREADS]:
                 self._submit(later)
             skip = offset + at - key[1] * self._manifest.files[key[0]].block_bytes
-            part = memoryview(self._block(key))[skip : skip + length - at]
-            out[at : at + len(part)] = part
+            part = memoryview(self._block(key))[skip : skip + len(target) - at]
+            target[at : at + len(part)] = part
             at += len(part)
-        return out
 
     def _block(self, key: _Key) -> bytes:
         self._submit(key)
