@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from skywork_trainer.config import Guards
 
+RECALLED_WINDOWS = 3
 _LEAST_KNOWN_STEPS = 32
 # A curve as flat as rounding leaves it must not make a spike of a thousandth.
 _LEAST_DEVIATION = 1e-3
@@ -33,7 +34,11 @@ class Spike(NamedTuple):
 
 
 class SpikeDetector:
-    """Remembers the losses of the last steps; one for each generation."""
+    """Remembers the losses of the last steps of a stage.
+
+    One that begins in the middle of a stage is shown the losses of the last RECALLED_WINDOWS windows first. Then it
+    judges as if nothing had been interrupted; only a spike, or a new level, early in those can make a difference.
+    """
 
     def __init__(self, guards: Guards, *, stage_start: int) -> None:
         self._guards, self._quiet_until = guards, stage_start + guards.grace_steps

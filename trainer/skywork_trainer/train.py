@@ -4,6 +4,7 @@ Every decision that all ranks must share (the newest checkpoint, saving now, lea
 travels with a collective that happens anyway, so that no rank ever waits in another one's save.
 """
 
+import json
 import logging
 import math
 import time
@@ -18,6 +19,7 @@ import torch
 from skywork_trainer import schedule
 from skywork_trainer.batch import micro_batches, rank_sequences
 from skywork_trainer.checkpoint import CheckpointMismatch
+from skywork_trainer.checkpoint.history import recent_losses
 from skywork_trainer.checkpoint.local import local_folder
 from skywork_trainer.checkpoint.manifest import Counters, Manifest
 from skywork_trainer.checkpoint.restore import Candidates, check_compatible
@@ -29,7 +31,7 @@ from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, SpikeAction
 from skywork_trainer.engine import Engine
 from skywork_trainer.engine.initial import draw_weights
 from skywork_trainer.exchange.start import load_initial_weights
-from skywork_trainer.guards import Rollback, SpikeDetector, is_skipped
+from skywork_trainer.guards import RECALLED_WINDOWS, Rollback, SpikeDetector, is_skipped
 from skywork_trainer.metrics import Reporter
 from skywork_trainer.storage import Store
 from skywork_trainer.traffic import Traffic
@@ -180,6 +182,7 @@ class Trainer:
             )
         elif self._config.initial_weights_uri is not None:
             load_initial_weights(self._config, self._engine, self._world)
+            self._counters = Counters(initial_weights_uri=self._config.initial_weights_uri)
         else:
             draw_weights(self._config, self._engine)
         self._reporter.restored(
@@ -202,10 +205,20 @@ class Trainer:
         self._counters = counters.model_copy(update={"generations": counters.generations + 1})
         self._step = manifest.step
         self._saving.resume(parent=manifest.id, step=manifest.step, counters=self._counters, durable=durable)
+        self._recall_losses(manifest.id)
         if self._step < self._stage_steps.start:
             # What the stage before ended with could not be read: train those steps again, at their own rate and
             # mixture (both are functions of the step), rather than start this stage from older weights.
             _log.warning("going on at step %d, before this stage's first (%d)", self._step, self._stage_steps.start)
+
+    def _recall_losses(self, identity: str) -> None:
+        """Show the spike detector what the generations before saw: a spike may come right behind an interruption."""
+        told = b"[]"
+        if self._world.rank == 0:
+            first = max(self._step - RECALLED_WINDOWS * self._config.guards.window_steps, self._stage_steps.start)
+            told = json.dumps(recent_losses(self._store, identity, first_step=first)).encode()
+        for step, loss in json.loads(self._world.broadcast_bytes(told)):
+            self._spikes.see(step, loss)
 
     def _data_identity(self, manifest: Manifest | None = None) -> DataIdentity:
         step = manifest.step if manifest else self._step

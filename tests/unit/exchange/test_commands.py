@@ -8,7 +8,7 @@ import torch
 from skywork_trainer import cli
 from skywork_trainer.checkpoint.compare import compare
 from skywork_trainer.checkpoint.manifest import Manifest, manifest_key, prefix
-from skywork_trainer.checkpoint.notes import being_read
+from skywork_trainer.checkpoint.notes import being_read, verified
 from skywork_trainer.checkpoint.verify import verify
 from skywork_trainer.cli.report import Progress
 from skywork_trainer.config import EXIT_CONFIG, RunConfig
@@ -49,6 +49,7 @@ class TestVerify:
         told = json.loads(capsys.readouterr().out)
         assert told["bytesRead"] == sum(file.size for file in run[2].files)
         assert (told["checkpoint"], told["problems"]) == (run[2].id, [])
+        assert verified(store_of(run)) == [run[2].id], "from now on retention keeps it, if it is the only such one"
 
     @pytest.mark.parametrize("position", [0, 3000, -1])
     def test_one_bit_anywhere_is_found_and_its_bytes_are_named(self, run: Run, capsys: Captured, position: int) -> None:
@@ -57,6 +58,7 @@ class TestVerify:
         content[position] ^= 4
         store_of(run).put(key, bytes(content))
         assert command(run, "verify") == 1
+        assert verified(store_of(run)) == []
         out = capsys.readouterr().out
         start = position % len(content) // 4096 * 4096
         assert f"{key} differs from what was written, in bytes {start} to" in out

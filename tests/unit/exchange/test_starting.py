@@ -91,6 +91,7 @@ def test_a_run_measures_the_imported_model_first_trains_on_from_it_and_needs_it_
     assert train(begun, tmp_path, size=1, generation=2) == [EXIT_DONE]
     last = read_manifest(store, committed(store)[-1])
     assert last.counters.stage_start_validation == first
+    assert last.counters.initial_weights_uri == (tmp_path / "llama").as_uri(), "told by every checkpoint that follows"
     elsewhere = configured(tmp_path / "random", GQA, tokenizer, validation=held_out)
     assert train(elsewhere, tmp_path / "random", size=1) == [EXIT_DONE]
     other = open_store(elsewhere.checkpoints.uri)

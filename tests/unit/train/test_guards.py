@@ -4,11 +4,20 @@ import math
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from skywork_trainer.config import Guards
-from skywork_trainer.guards import Interval, Rollback, Spike, SpikeDetector, is_abandoned, is_skipped, plan_rollback
+from skywork_trainer.guards import (
+    RECALLED_WINDOWS,
+    Interval,
+    Rollback,
+    Spike,
+    SpikeDetector,
+    is_abandoned,
+    is_skipped,
+    plan_rollback,
+)
 
 GUARDS = Guards(window_steps=64, grace_steps=10, rollback_steps=20, skip_steps=50)
 
@@ -57,6 +66,24 @@ def test_a_level_that_stays_is_a_spike_for_a_quarter_of_the_window_only() -> Non
     curve = falling(400)
     curve[300:] = [loss + 3.0 for loss in curve[300:]]
     assert spikes(curve) == list(range(300, 316))
+
+
+@given(st.integers(0, 10**6), st.integers(0, 300), st.sets(st.integers(0, 400), max_size=12))
+def test_a_detector_that_is_shown_the_last_steps_judges_as_if_nothing_had_been_interrupted(
+    seed: int, cut: int, high: set[int]
+) -> None:
+    guards = Guards(window_steps=16, grace_steps=10, rollback_steps=20, skip_steps=50)
+    shown = max(cut - RECALLED_WINDOWS * guards.window_steps, 0)
+    curve = [loss + 3.0 * (step in high) for step, loss in enumerate(falling(401, seed))]
+    # What was one in the first window that is shown cannot be told from the level there.
+    assume(not shown or not high & set(range(shown, shown + 2 * guards.window_steps)))
+    whole, second = SpikeDetector(guards, stage_start=0), SpikeDetector(guards, stage_start=0)
+    for step in range(cut):
+        whole.see(step, curve[step])
+    for step in range(shown, cut):
+        second.see(step, curve[step])
+    for step in range(cut, len(curve)):
+        assert whole.see(step, curve[step]) == second.see(step, curve[step])
 
 
 def test_the_jump_at_a_stage_switch_is_none() -> None:

@@ -81,6 +81,14 @@ def test_after_too_many_rollbacks_a_spike_fails_the_run_for_good(tmp_path: Path)
     assert "was rolled back 1 times before (guards.rollback.max)" in failure(tmp_path, 2).message
 
 
+def test_a_spike_right_behind_a_restart_is_seen_for_the_losses_before_it_are_remembered(tmp_path: Path) -> None:
+    config = config_of(tmp_path, SpikeAction.ROLLBACK)
+    assert world(config, tmp_path, 1, 1, SPIKE) == [1]
+    # It goes on at step 20 and leaves out 25 to 34: a window of 8 steps is not full by then.
+    assert world(config, tmp_path, 2, 2, 35) == [EXIT_CONFIG, EXIT_CONFIG]
+    assert "the loss of step 35" in failure(tmp_path, 2).message
+
+
 @pytest.mark.parametrize("action", [SpikeAction.ALERT, SpikeAction.SKIP])
 def test_a_spike_that_is_only_told_is_trained_and_one_that_is_skipped_is_not(
     tmp_path: Path, action: SpikeAction

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from skywork_trainer.checkpoint.manifest import committed, read_manifest
 from skywork_trainer.checkpoint.rollbacks import read_rollbacks
 from skywork_trainer.guards import is_skipped
-from skywork_trainer.storage import Store
+from skywork_trainer.storage import StorageError, Store
 
 Runs = tuple[tuple[int, int, int], ...]
 """Numbers as (start, stride, count): a rank's share of many steps is one run where the world divides the batch."""
@@ -59,6 +59,22 @@ def decode(runs: Runs) -> list[int]:
 def history_key(identity: str) -> str:
     """Return the key of the history that ends in a checkpoint."""
     return f"history/{identity}.json"
+
+
+def recent_losses(store: Store, identity: str, *, first_step: int) -> list[tuple[int, float]]:
+    """Return (step, loss) of the steps behind a checkpoint, from `first_step` on as far as the records reach."""
+    links: list[History] = []
+    while identity and (not links or links[-1].first_step > first_step):
+        try:
+            links.append(History.model_validate_json(store.get(history_key(identity))))
+        except StorageError as error:
+            # A checkpoint on the nodes alone has no record yet, and one that somebody copied here may have none.
+            if error.reason != "NotFound":
+                raise
+            break
+        identity = links[-1].parent
+    numbered = ((link.first_step + at, loss) for link in reversed(links) for at, loss in enumerate(link.losses))
+    return [(step, loss) for step, loss in numbered if step >= first_step]
 
 
 _CAMEL = {

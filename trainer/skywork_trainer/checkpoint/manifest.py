@@ -55,6 +55,8 @@ class Counters(_Frozen):
     """Generations that saved something in this chain."""
     trained_seconds: float = 0.0
     """Time that this chain's generations have trained for."""
+    initial_weights_uri: str = ""
+    """Where the weights lay that the run began with; empty where they were drawn."""
 
 
 class Manifest(_Frozen):

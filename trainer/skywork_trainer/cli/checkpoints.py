@@ -93,6 +93,7 @@ def _show(arguments: argparse.Namespace) -> int:
         ("size", f"{told['size_bytes']:,} bytes in {len(m.files)} files, {told['parameters']:,} parameters"),
         ("model", ", ".join(f"{name} {value}" for name, value in model.items())),
         ("batch", f"{m.global_batch_sequences} sequences of {m.sequence_length} tokens, seed {m.seed}"),
+        ("began with", m.counters.initial_weights_uri or "weights drawn at random"),
         ("train loss", "unknown" if m.counters.train_loss is None else f"{m.counters.train_loss:.4f}"),
         *(("validation", f"{d.domain} {d.loss:.4f} at step {d.step:,}") for d in m.counters.validation),
         *(("source", f"{name}, {n:,} sequences in this stage") for name, n in m.counters.source_sequences.items()),
@@ -107,13 +108,15 @@ def _show(arguments: argparse.Namespace) -> int:
 
 def _verify(arguments: argparse.Namespace) -> int:
     from skywork_trainer.checkpoint.describe import find
-    from skywork_trainer.checkpoint.notes import reading
+    from skywork_trainer.checkpoint.notes import note_verified, reading
     from skywork_trainer.checkpoint.verify import verify
 
     store = open_store(arguments.uri)
     manifest = find(store, arguments.id)
     with reading(store, manifest.id):
         verdict = verify(store, manifest, Progress(f"verify {manifest.id}", "bytes"))
+    if not verdict.problems:
+        note_verified(store, manifest.id)
     if arguments.json:
         told = {"checkpoint": verdict.checkpoint, "bytesRead": verdict.bytes_read, "problems": verdict.problems}
         print(json.dumps(told, indent=2))
