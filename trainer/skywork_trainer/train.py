@@ -112,16 +112,19 @@ class Trainer:
         self._counters = Counters()
         self._spikes = SpikeDetector(config.guards, stage_start=self._stage_steps.start)
         self._rollbacks: tuple[Rollback, ...] = ()
+        self._heed: Callable[[bool], None] = lambda heeded: None
+        self._trains = False
 
-    def run(self, *, on_training: Callable[[], None] = lambda: None) -> int:
+    def run(self, *, heed: Callable[[bool], None] = lambda heeded: None) -> int:
         """Train to the stage's end or until asked to leave; return the exit code. Collective.
 
-        `on_training` is called once everything is restored: from then on leaving means saving first.
+        `heed` is told whether `leave` is looked at soon. Where it is not nothing was trained yet, so nothing is lost by
+        ending at once: otherwise the compilation of the first step would outlast every grace period.
         """
         self._reporter.section("restore")
         self._restore()
         self._saving.prepare(self._engine.fragments())
-        on_training()
+        self._heed = heed
         first, end = self._stage_steps.start, self._stage_steps.stop
         mark = time.monotonic()
         while self._step < end:
@@ -253,6 +256,8 @@ class Trainer:
                     last=index == self._micro_batches - 1,
                 )
             )
+        self._trains = True
+        self._heed(True)
         # Before the update, so that a spike can still be kept out of the weights.
         total, leaving, *votes = self._world.sum([nll, self._leave(), *self._saving.votes(step)])
         loss, rate = total / config.global_batch_tokens, schedule.learning_rate(config, step)
@@ -319,7 +324,9 @@ class Trainer:
         """Measure all domains; return whether it came to an end, and was not cut short by a request to leave."""
         self._reporter.section("validate")
         module = self._engine.module
+        self._heed(True)
         losses = validate(module, self._domains, step=self._step, world=self._world, leave=self._leave)
+        self._heed(self._trains or losses is None)
         if losses is None:
             return False
         start = losses if stage_start else self._counters.stage_start_validation

@@ -78,20 +78,18 @@ def run(config: RunConfig, place: Place) -> int:
     try:
         return _train(config, place, leave)
     except Exception as error:
-        if leave.requested and not leave.progressed:
+        if leave.requested and not leave.heeded:
             # A peer that left before us broke the group: nothing was trained here, so nothing is lost.
             return EXIT_LEFT
         return _fail(error, place)
 
 
 class LeaveRequest:
-    """SIGTERM. Until training begins it ends the process at once; from then on the loop sees it and saves first."""
+    """SIGTERM. It ends the process at once, unless the loop has said that it looks at `requested` and saves first."""
 
     def __init__(self) -> None:
         self.requested = False
-        self.progressed = False
-        """Set once a step is done: from then on only a save makes leaving harmless."""
-        self._may_exit = True
+        self.heeded = False
 
     def install(self) -> None:
         """Take over the signals a fork inherited from the agent."""
@@ -105,13 +103,12 @@ class LeaveRequest:
         self._sockets = (reader, writer)
         threading.Thread(target=self._listen, args=(reader,), name="leave", daemon=True).start()
 
-    def training_begins(self) -> None:
-        """From here on the loop looks at `requested`."""
-        self._may_exit = False
+    def heed(self, heeded: bool) -> None:
+        """Say whether the loop looks at `requested` soon: not while it restores, or compiles its first step."""
+        self.heeded = heeded
 
     def __call__(self) -> bool:
-        """Return whether somebody asked; called after each step."""
-        self.progressed = True
+        """Return whether somebody asked; called after each step, and between parts of a validation."""
         return self.requested
 
     def _note(self, *_: object) -> None:
@@ -121,7 +118,7 @@ class LeaveRequest:
         while received := reader.recv(64):
             if signal.SIGTERM in received:
                 self.requested = True
-                if self._may_exit:
+                if not self.heeded:
                     sys.stderr.flush()
                     os._exit(EXIT_LEFT)
 
@@ -172,7 +169,7 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
                 cache=place.cache_dir,
                 leave=leave,
             )
-            return trainer.run(on_training=leave.training_begins)
+            return trainer.run(heed=leave.heed)
         except torch.OutOfMemoryError as error:
             note_out_of_memory(store, config, device)
             raise OutOfMemory(micro_batch, str(error).splitlines()[0]) from error

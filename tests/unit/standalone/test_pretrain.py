@@ -48,6 +48,17 @@ def test_an_interrupted_run_saves_the_step_it_is_at_and_goes_on_from_there(folde
     assert_every_sample_trained_once(folder)
 
 
+def test_a_run_that_still_compiles_is_left_at_once_for_there_is_nothing_to_save(folder: Path) -> None:
+    path = write_manifest(folder, engine={"zeroStage": 1, "microBatchSequences": 4, "compile": True})
+    process = start(folder, "--run", str(path))
+    progress = folder / "state/node-0/workers/1/progress.json"
+    until(lambda: progress.exists() and json.loads(progress.read_text())["section"] == "step", 90)
+    process.send_signal(signal.SIGTERM)
+    assert ended(process, folder) == 75, log(folder)
+    assert json.loads(progress.read_text())["step"] == 0, "the first step was not waited for"
+    assert not list((folder / "checkpoints").glob("checkpoints/*"))
+
+
 def parents(folder: Path) -> set[str]:
     """Checkpoints that others were trained on from."""
     return {json.loads(path.read_text())["parent"] for path in (folder / "checkpoints/history").glob("*.json")}
