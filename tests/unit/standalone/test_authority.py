@@ -190,10 +190,9 @@ def test_stages_follow_each_other_and_the_last_one_ends_the_run_with_0() -> None
             word = play.report(node, attempt, stage=stage).membership
             assert word is not None and word.generation == generation
             done = AgentStatus(phase=AgentPhase.DONE, generation=generation)
+            assert play.report(1, 10 * generation + 1, stage=stage).stage == stage, "until the last node is done"
             play.report(node, attempt, stage=stage, state=AgentState.SUCCEEDED, exit_code=0, agent=done)
-            assert play.authority.end is None
-        play.advance()
-    play.advance()
+            play.advance(0.1)
     assert play.authority.end == 0
     assert not play.authority.all_told(play.now)
     assert [play.report(node, 20 + node).end for node in (0, 1)] == [0, 0]
