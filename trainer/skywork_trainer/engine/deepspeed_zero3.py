@@ -1,4 +1,6 @@
-"""What reaches into DeepSpeed's private parts for ZeRO stage 3; tests/unit/engine/test_zero3.py holds it to that.
+"""What reaches into DeepSpeed's private parts for ZeRO stage 3.
+
+tests/unit/train/test_deepspeed_contract.py and tests/unit/engine/test_resharding.py hold it to that.
 
 Stage 3 cuts every parameter on its own: rank r of n answers for elements [r c, (r + 1) c) with c = ceil(numel / n), the
 last ranks for fewer or none. Weights, masters and moments of these pieces lie end to end in flat tensors, one for each
