@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
 async def _run(options: argparse.Namespace, defaults: Defaults) -> int:
     namespaces = options.namespace or []
-    operator = Operator(defaults, namespaces[0] if len(namespaces) == 1 else None)
+    operator = Operator(defaults, namespaces, elect=options.leader_election)
     start_http_server(options.metrics_port, registry=operator.registry)
     logging.getLogger(__name__).info("operator %s starts; namespaces: %s", __version__, namespaces or "all")
     await kopf.operator(
@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "--trainer-image", default=os.environ.get("SKYWORK_TRAINER_IMAGE", f"skywork-trainer:{__version__}")
     )
     parser.add_argument("--defaults", type=Path, help="YAML file: pod template patch under every run's own")
+    parser.add_argument(
+        "--leader-election", action="store_true", help="act only while holding a Lease, so that several may run"
+    )
     parser.add_argument("--metrics-port", type=int, default=9401)
     parser.add_argument("--health-port", type=int, default=9402)
     parser.add_argument("--log-level", default="INFO", choices=["DEBUG", "INFO", "WARNING", "ERROR"])

@@ -1,16 +1,19 @@
 """The only code that writes to the cluster: carries out one Plan, in an order that survives dying in between."""
 
+import asyncio
 import logging
+from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from skywork_trainer.config import MEMBERSHIP_ANNOTATION
+from skywork_trainer.config import MEMBERSHIP_ANNOTATION, Membership
 
 from skywork_operator.api import GROUP, KIND, VERSION
 from skywork_operator.cluster import ApiError, Cluster
-from skywork_operator.render import MANAGER
+from skywork_operator.render import MANAGER, PLACEMENT_GATE
 from skywork_operator.times import timestamp
-from skywork_operator.world import Event, Plan
+from skywork_operator.world import Event, Plan, Pod
 
+CONCURRENT_CALLS = 32
 _log = logging.getLogger(__name__)
 
 
@@ -27,11 +30,42 @@ async def act(cluster: Cluster, body: dict[str, Any], plan: Plan, now: float) ->
         await cluster.apply(manifest)
     for job in plan.suspend:
         await cluster.suspend_job(namespace, job)
-    for pod, word in plan.memberships:
-        annotations = {MEMBERSHIP_ANNOTATION: word.model_dump_json()}
-        await cluster.annotate_pod(namespace, pod.name, pod.uid, annotations)
-    for event in plan.events:
-        await _post(cluster, metadata, event, now)
+    for job in plan.delete_jobs:
+        await cluster.delete_job(namespace, job)
+    for job, pods in plan.resize:
+        await cluster.resize_job(namespace, job, pods)
+    # What training waits for comes first; what makes room for later pods may wait for that.
+    await _all(_annotate(cluster, namespace, pod, word) for pod, word in plan.memberships)
+    await _all(
+        cluster.fail_pod(namespace, pod.name, pod.uid, reason=reason, message=message)
+        for pod, reason, message in plan.fail
+    )
+    await _all(
+        cluster.admit_pod(namespace, pod.name, pod.uid, gate=PLACEMENT_GATE, avoid=avoid) for pod, avoid in plan.admit
+    )
+    await _all(cluster.delete_pod(namespace, pod.name, pod.uid) for pod in plan.delete_pods)
+    await _all(_post(cluster, metadata, event, now) for event in plan.events)
+    if plan.delete_run:
+        await cluster.delete_run(namespace, metadata["name"], metadata["uid"])
+
+
+async def _annotate(cluster: Cluster, namespace: str, pod: Pod, word: Membership) -> None:
+    text = word.model_dump_json(exclude_defaults=True)
+    await cluster.annotate_pod(namespace, pod.name, pod.uid, {MEMBERSHIP_ANNOTATION: text})
+
+
+async def _all(calls: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Make the calls, some at a time; all are made even if some fail, and then the first error is raised."""
+    limit = asyncio.Semaphore(CONCURRENT_CALLS)
+
+    async def one(call: Coroutine[Any, Any, None]) -> None:
+        async with limit:
+            await call
+
+    results = await asyncio.gather(*(one(call) for call in calls), return_exceptions=True)
+    for error in results:
+        if isinstance(error, BaseException):
+            raise error
 
 
 async def _post(cluster: Cluster, metadata: dict[str, Any], event: Event, now: float) -> None:

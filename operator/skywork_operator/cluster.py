@@ -1,7 +1,7 @@
 """The Kubernetes API as the operator uses it: plain dictionaries in, plain dictionaries out."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
@@ -30,11 +30,17 @@ class ApiError(Exception):
         self.message = message
 
 
+class NotLeading(Exception):
+    """Another operator may lead by now: nothing was written."""
+
+
 class Cluster:
     """One connection to the API server; use as an async context manager."""
 
     def __init__(self, api: Any) -> None:
         self._api = api
+        self.may_write: Callable[[], bool] = lambda: True
+        """Asked before each call that changes something of a run."""
 
     @classmethod
     async def connect(cls) -> Self:
@@ -74,13 +80,44 @@ class Cluster:
         """Pods with all of `labels`."""
         return await self._items(f"/api/v1/namespaces/{namespace}/pods", labels)
 
-    async def apply(self, manifest: dict[str, Any]) -> None:
+    async def apply(self, manifest: dict[str, Any], *, guarded: bool = True) -> None:
         """Server-side apply of a whole manifest, taking over fields that others set."""
         prefix, plural = _PATHS[manifest["kind"]]
         metadata = manifest["metadata"]
         path = f"{prefix}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
         query = [("fieldManager", MANAGER), ("force", "true")]
-        await self._call("PATCH", path, manifest, "application/apply-patch+yaml", query)
+        await self._call("PATCH", path, manifest, "application/apply-patch+yaml", query, guarded=guarded)
+
+    async def get_node(self, name: str) -> dict[str, Any] | None:
+        """The node, or None when it is gone."""
+        try:
+            return await self._call("GET", f"/api/v1/nodes/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list_nodes(self) -> list[dict[str, Any]]:
+        """All nodes."""
+        return await self._items("/api/v1/nodes")
+
+    async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """The Lease, or None while there is none."""
+        try:
+            return await self._call("GET", _lease_path(namespace, name))
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def put_lease(self, namespace: str, name: str, lease: dict[str, Any]) -> dict[str, Any]:
+        """Create it, or replace it as it was read; ApiError 409 when another was faster."""
+        metadata = {"name": name, "namespace": namespace, **lease["metadata"]}
+        body = {**lease, "apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+        if "resourceVersion" in metadata:
+            return await self._call("PUT", _lease_path(namespace, name), body, query=_MANAGED, guarded=False)
+        path = _lease_path(namespace, name).rpartition("/")[0]
+        return await self._call("POST", path, body, query=_MANAGED, guarded=False)
 
     async def renew_heartbeat(self, namespace: str, now: float) -> None:
         """Write the Lease that the operator watches to know that its watches are alive."""
@@ -92,19 +129,72 @@ class Cluster:
                 "kind": "Lease",
                 "metadata": metadata,
                 "spec": {"renewTime": renewed},
-            }
+            },
+            guarded=False,
         )
+
+    async def list_events(self, namespace: str, uid: str) -> list[dict[str, Any]]:
+        """Events about the object with `uid`."""
+        query = [("fieldSelector", f"involvedObject.uid={uid}"), ("limit", "100")]
+        listed = await self._call("GET", f"/api/v1/namespaces/{namespace}/events", query=query)
+        items: list[dict[str, Any]] = listed["items"]
+        return items
+
+    async def resize_job(self, namespace: str, name: str, pods: int) -> None:
+        """Change how many indexes an Indexed Job has; pods of the highest ones go first."""
+        spec = {"completions": pods, "parallelism": pods}
+        await self._patch(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}", {"spec": spec})
+
+    async def delete_job(self, namespace: str, name: str) -> None:
+        """Delete a Job once its pods have ended, which are asked to; one that is gone already is fine."""
+        path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
+        await self._delete(path, {"propagationPolicy": "Foreground"})
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Ask exactly the pod with `uid` to end; one that is gone already is fine."""
+        await self._delete(f"/api/v1/namespaces/{namespace}/pods/{name}", {"preconditions": {"uid": uid}})
+
+    async def delete_run(self, namespace: str, name: str, uid: str) -> None:
+        """Delete exactly the SkyworkRun with `uid`."""
+        await self._delete(_run_path(namespace, name), {"preconditions": {"uid": uid}})
+
+    async def fail_pod(self, namespace: str, name: str, uid: str, *, reason: str, message: str) -> None:
+        """Say that a pod has ended whose kubelet cannot say so any more; one that is gone already is fine.
+
+        A forced delete would not do: the Job's finalizer keeps the pod until its phase is final.
+        """
+        body = {"metadata": {"uid": uid}, "status": {"phase": "Failed", "reason": reason, "message": message}}
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        try:
+            await self._patch(f"{path}/status", body)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return
+        # Of a pod that ended the API server takes this at once, so that its Job may let go of it.
+        await self._delete(path, {"preconditions": {"uid": uid}, "gracePeriodSeconds": 0})
+
+    async def admit_pod(self, namespace: str, name: str, uid: str, *, gate: str, avoid: Sequence[str]) -> None:
+        """Take the gate off exactly the pod with `uid`, and keep it away from the nodes in `avoid`."""
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
+        pod = await self._call("GET", path)
+        if pod["metadata"]["uid"] != uid:
+            return
+        gates = [entry for entry in pod["spec"].get("schedulingGates") or [] if entry["name"] != gate]
+        spec: dict[str, Any] = {"schedulingGates": gates}
+        if avoid:
+            spec["affinity"] = without_nodes(pod["spec"].get("affinity") or {}, avoid)
+        version = pod["metadata"]["resourceVersion"]
+        await self._patch(path, {"metadata": {"uid": uid, "resourceVersion": version}, "spec": spec})
 
     async def suspend_job(self, namespace: str, name: str) -> None:
         """Suspend a Job: its controller deletes the pods and makes no new ones."""
-        path = f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}"
-        await self._call("PATCH", path, {"spec": {"suspend": True}}, "application/merge-patch+json", _MANAGED)
+        await self._patch(f"/apis/batch/v1/namespaces/{namespace}/jobs/{name}", {"spec": {"suspend": True}})
 
     async def annotate_pod(self, namespace: str, name: str, uid: str, annotations: dict[str, str]) -> None:
         """Set annotations of exactly the pod with `uid`; 409 when another took its name."""
         body = {"metadata": {"uid": uid, "annotations": annotations}}
-        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
-        await self._call("PATCH", path, body, "application/merge-patch+json", _MANAGED)
+        await self._patch(f"/api/v1/namespaces/{namespace}/pods/{name}", body)
 
     async def write_status(self, run: dict[str, Any], status: dict[str, Any]) -> None:
         """Replace the status of the run as it was read; 409 when it has changed since."""
@@ -122,6 +212,18 @@ class Cluster:
         items: list[dict[str, Any]] = listed["items"]
         return items
 
+    async def _patch(self, path: str, body: dict[str, Any]) -> None:
+        await self._call("PATCH", path, body, "application/merge-patch+json", _MANAGED)
+
+    async def _delete(self, path: str, options: dict[str, Any]) -> None:
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", **options}
+        try:
+            await self._call("DELETE", path, body)
+        except ApiError as error:
+            # 409: another object has taken the name, so the one that was meant is gone.
+            if error.status not in (404, 409):
+                raise
+
     async def _call(
         self,
         method: str,
@@ -129,7 +231,11 @@ class Cluster:
         body: Any = None,
         content_type: str = "application/json",
         query: list[tuple[str, str]] | None = None,
+        *,
+        guarded: bool = True,
     ) -> dict[str, Any]:
+        if guarded and method != "GET" and not self.may_write():
+            raise NotLeading
         headers = {"Accept": "application/json", "Content-Type": content_type}
         request = await self._api.param_serialize(
             method, path, query_params=query or [], header_params=headers, body=body, auth_settings=["BearerToken"]
@@ -149,7 +255,26 @@ class Cluster:
         return dict(answer)
 
 
+def without_nodes(affinity: Mapping[str, Any], avoid: Sequence[str]) -> dict[str, Any]:
+    """The affinity, narrowed so that none of the nodes in `avoid` fits: every term of its own gets the same limit.
+
+    Kubernetes lets a gated pod's affinity only ever be narrowed.
+    """
+    limits = [{"key": "metadata.name", "operator": "NotIn", "values": [name]} for name in avoid]
+    node = dict(affinity.get("nodeAffinity") or {})
+    required = node.get("requiredDuringSchedulingIgnoredDuringExecution") or {"nodeSelectorTerms": [{}]}
+    terms = [
+        {**term, "matchFields": [*(term.get("matchFields") or []), *limits]} for term in required["nodeSelectorTerms"]
+    ]
+    node["requiredDuringSchedulingIgnoredDuringExecution"] = {"nodeSelectorTerms": terms}
+    return {**affinity, "nodeAffinity": node}
+
+
 _MANAGED = [("fieldManager", MANAGER)]
+
+
+def _lease_path(namespace: str, name: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}"
 
 
 def _run_path(namespace: str, name: str) -> str:

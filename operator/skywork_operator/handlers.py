@@ -4,8 +4,10 @@ import asyncio
 import logging
 import os
 import random
+import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,17 @@ from prometheus_client import CollectorRegistry
 
 from skywork_operator.api import GROUP, PLURAL, VERSION
 from skywork_operator.cluster import Cluster
+from skywork_operator.leading import Election
 from skywork_operator.metrics import Key, OperatorCollector, PassMetrics
+from skywork_operator.parsing import parse_node
 from skywork_operator.queue import WorkQueue, work
 from skywork_operator.reconcile import Reconciler
 from skywork_operator.render import MANAGED_LABEL, MANAGER, RUN_LABEL, Defaults
+from skywork_operator.world import Node
 
-WORKERS = 4
+WORKERS = 8
+"""Passes side by side: a pass mostly waits for the API server and for agents."""
+AGENT_CONNECTIONS = 256
 PASS_LIMIT_SECONDS = 60.0
 RESYNC_SECONDS = 300.0
 HEARTBEAT_SECONDS = 20.0
@@ -35,16 +42,30 @@ _log = logging.getLogger(__name__)
 class Operator:
     """Wires Kopf's events to the queue and the queue to the reconciler; `stop` is set when it must end."""
 
-    def __init__(self, defaults: Defaults, namespace: str | None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        defaults: Defaults,
+        namespaces: Sequence[str],
+        *,
+        elect: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.stop = asyncio.Event()
         self.broken = False
-        """Whether one of the operator's own tasks has died."""
+        """Whether one of the operator's own tasks has died, or the lead was lost."""
+        self.works = not elect
+        """Whether runs are worked on: not before this operator leads."""
         self.registry = CollectorRegistry()
         self.queue: WorkQueue[Key] = WorkQueue(clock)
         self._clock = clock
         self._defaults = defaults
-        self._namespace = namespace
-        self._heartbeat_namespace = namespace or os.environ.get("POD_NAMESPACE", "default")
+        self._namespaces = list(namespaces)
+        self._own_namespace = os.environ.get("POD_NAMESPACE", "default")
+        # Namespaced, the watches see no other namespace than those, so our heartbeat has to be in one of them.
+        self._heartbeat_namespace = self._namespaces[0] if self._namespaces else self._own_namespace
+        self._elect = elect
+        self._nodes: dict[str, Node] | None = None if self._namespaces else {}
+        self._reconciler: Reconciler | None = None
         self._heard = self._clock()
         self._tasks: list[asyncio.Task[Any]] = []
         self._closing: list[Callable[[], Awaitable[None]]] = []
@@ -59,6 +80,8 @@ class Operator:
         kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self.run_event)
         kopf.on.event("batch", "v1", "jobs", registry=registry)(self.child_event)
         kopf.on.event("", "v1", "pods", registry=registry)(self.child_event)
+        if self._nodes is not None:
+            kopf.on.event("", "v1", "nodes", registry=registry)(self.node_event)
         kopf.on.event("coordination.k8s.io", "v1", "leases", registry=registry)(self.heartbeat_event)
         return registry
 
@@ -78,18 +101,46 @@ class Operator:
         return settings
 
     async def startup(self, **_: Any) -> None:
-        """Connect, then start the queue's workers and the resync."""
+        """Connect, then start the queue's workers and the resync; with elections, once this operator leads."""
         cluster = await Cluster.connect()
-        agents = aiohttp.ClientSession()
+        agents = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=AGENT_CONNECTIONS))
         self._closing = [agents.close, lambda: cluster.__aexit__(None)]
-        reconciler = Reconciler(cluster, agents, self._defaults, PassMetrics(self.registry))
+        if self._nodes is not None:
+            self._nodes |= {body["metadata"]["name"]: parse_node(body) for body in await cluster.list_nodes()}
+        reconciler = Reconciler(cluster, agents, self._defaults, PassMetrics(self.registry), self._nodes)
+        self._reconciler = reconciler
         self.registry.register(OperatorCollector(self.queue, reconciler.statuses, self._watch_age_seconds))
+        self._start(self._beat(cluster))
+        if self._elect:
+            self._start(self._lead(cluster, reconciler))
+        else:
+            self._work(cluster, reconciler)
+
+    def _work(self, cluster: Cluster, reconciler: Reconciler) -> None:
+        self.works = True
         for _index in range(WORKERS):
             self._start(
                 work(self.queue, reconciler.reconcile, failed=reconciler.failed, pass_limit_seconds=PASS_LIMIT_SECONDS)
             )
         self._start(self._resync(cluster))
-        self._start(self._beat(cluster))
+
+    async def _lead(self, cluster: Cluster, reconciler: Reconciler) -> None:
+        """Wait for the lead, work, and end the process when it is lost: what a pass knows may be another's past."""
+        election = Election(
+            cluster,
+            namespace=self._own_namespace,
+            name=f"{MANAGER}-leader",
+            identity=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+            clock=time.monotonic,
+            wall=time.time,
+        )
+        cluster.may_write = election.leads
+        await election.win()
+        self._closing.insert(0, election.release)
+        self._work(cluster, reconciler)
+        await election.hold()
+        self.broken = True
+        self.stop.set()
 
     async def cleanup(self, **_: Any) -> None:
         """Stop the workers; a pass cut short is repeated by the next operator."""
@@ -110,6 +161,22 @@ class Operator:
         if RUN_LABEL in labels:
             self.queue.add((namespace or "", labels[RUN_LABEL]))
 
+    async def node_event(self, type: str | None, body: Mapping[str, Any], name: str, **_: Any) -> None:
+        """A node changed: its runs are looked at when that is about its health or its place."""
+        self._heard = self._clock()
+        before = (self._nodes or {}).get(name)
+        after = None if type == "DELETED" else parse_node(dict(body))
+        if self._nodes is None or before == after:
+            return
+        if after is None:
+            self._nodes.pop(name, None)
+        else:
+            self._nodes[name] = after
+        if self._reconciler is not None:
+            for key, placed in self._reconciler.placed.items():
+                if name in placed:
+                    self.queue.add(key)
+
     async def heartbeat_event(self, **_: Any) -> None:
         """Our own Lease came back through a watch: the watches are alive."""
         self._heard = self._clock()
@@ -117,7 +184,7 @@ class Operator:
     async def probe(self, **_: Any) -> str:
         """Liveness: red when the queue stalls, or when the watch does not even bring back our own heartbeat."""
         waiting, passing = self.queue.oldest_wait_seconds(), self.queue.longest_pass_seconds()
-        if max(waiting, passing) > STALLED_QUEUE_SECONDS:
+        if self.works and max(waiting, passing) > STALLED_QUEUE_SECONDS:
             # PermanentError: Kopf retries any other exception inside the probe's request, which then hangs.
             raise kopf.PermanentError(
                 f"the work queue stalls: a run waits {waiting:.0f} s, a pass takes {passing:.0f} s"
@@ -145,8 +212,14 @@ class Operator:
         """Look at every run now and then: a deletion that fell into a gap of the watch is noticed here."""
         while True:
             try:
-                for body in await cluster.list_runs(self._namespace):
-                    self.queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+                watched: list[str | None] = [*self._namespaces] or [None]
+                for namespace in watched:
+                    for body in await cluster.list_runs(namespace):
+                        self.queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+                if self._nodes is not None:
+                    fresh = {body["metadata"]["name"]: parse_node(body) for body in await cluster.list_nodes()}
+                    self._nodes.clear()
+                    self._nodes |= fresh
             except Exception as error:
                 _log.warning("resync failed: %s", error)
             await asyncio.sleep(RESYNC_SECONDS * random.uniform(0.8, 1.2))

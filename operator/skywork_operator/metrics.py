@@ -8,6 +8,7 @@ from prometheus_client.registry import Collector
 
 from skywork_operator import __version__
 from skywork_operator.api.status import SkyworkRunStatus
+from skywork_operator.policies.recovery import PARTS
 from skywork_operator.queue import WorkQueue
 from skywork_operator.times import seconds
 
@@ -78,6 +79,8 @@ def run_metrics(runs: Mapping[Key, SkyworkRunStatus]) -> Iterable[Metric]:
     restarts = CounterMetricFamily(
         "skywork_run_restarts", "Generations that ended early, by reason.", labels=[*_RUN, "reason"]
     )
+    recovery = gauge("recovery_seconds", "Newest recovery, by part; total is their sum.", ["part"])
+    avoided = gauge("avoided_nodes", "Nodes that the run's pods stay away from.")
     for (namespace, name), status in runs.items():
         key = [namespace, name]
         step.add_metric(key, status.step)
@@ -99,9 +102,14 @@ def run_metrics(runs: Mapping[Key, SkyworkRunStatus]) -> Iterable[Metric]:
             stage_info.add_metric([*key, status.stage], 1)
         if status.last_checkpoint is not None:
             checkpoint.add_metric(key, seconds(status.last_checkpoint.time))
+        avoided.add_metric(key, sum(entry.avoided for entry in status.node_strikes))
+        for part in (*PARTS, "total"):
+            took = getattr(status.recovery, part, None)
+            if took is not None:
+                recovery.add_metric([*key, part], float(took))
         for entry in status.restarts.by_reason:
             restarts.add_metric([*key, entry.reason], entry.count)
     return [
         step, tokens, generation, loss, rate, learning_rate, validation, nodes, condition, stage_info, checkpoint,
-        restarts,
+        restarts, recovery, avoided,
     ]  # fmt: skip

@@ -2,160 +2,97 @@
 
 import asyncio
 import json
-import logging
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import aiohttp
-from pydantic import ValidationError
-from skywork_trainer.config import AGENT_PORT, MEMBERSHIP_ANNOTATION, AgentStatus, Failure, Membership
+from skywork_trainer.config import AGENT_PORT, AgentStatus
 
-from skywork_operator.api.status import SkyworkRunStatus
-from skywork_operator.api.types import SkyworkRunSpec
 from skywork_operator.cluster import Cluster
-from skywork_operator.policies.blockage import blockage
+from skywork_operator.parsing import (
+    is_complete,
+    owner,
+    parse_job,
+    parse_node,
+    parse_pod,
+    parse_prepare_job,
+    parse_words,
+)
+from skywork_operator.policies.blockage import job_blockage, mount_blockage, waits_for_volumes
 from skywork_operator.render import PHASE_LABEL, PREPARE_LABEL, RUN_LABEL, STAGE_LABEL
-from skywork_operator.times import seconds
-from skywork_operator.world import Job, Pod, PrepareJob, Run, World
+from skywork_operator.world import Node, Pod, PrepareJob, Run, World
 
 _AGENT_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
-_INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
-_log = logging.getLogger(__name__)
-_T = TypeVar("_T", Membership, AgentStatus, Failure)
+_DOUBTFUL_AGENT_TIMEOUT = aiohttp.ClientTimeout(total=0.3)
+"""For agents on nodes that are not ready: whoever is well there answers at once, and the others are waited for."""
 
 
-def parse_run(body: dict[str, Any]) -> Run:
-    """The run as typed data; raises ValueError when its spec does not fit the models."""
-    metadata = body["metadata"]
-    return Run(
-        name=metadata["name"],
-        namespace=metadata["namespace"],
-        uid=metadata["uid"],
-        generation=metadata["generation"],
-        created_seconds=int(seconds(metadata["creationTimestamp"])),
-        spec=SkyworkRunSpec.model_validate(body["spec"]),
-        status=SkyworkRunStatus.model_validate(body.get("status") or {}),
-    )
-
-
-async def observe(cluster: Cluster, agents: aiohttp.ClientSession, run: Run) -> World:
+async def observe(cluster: Cluster, agents: aiohttp.ClientSession, run: Run, nodes: Mapping[str, Node] | None) -> World:
     """Read the run's Jobs, the pods of its newest stage with their agents' words, and those of its preparations."""
     found = await cluster.list_jobs(run.namespace, {RUN_LABEL: run.name})
-    owned = [job for job in found if _owner(job) == run.uid]
-    jobs = {
-        job["metadata"]["labels"][STAGE_LABEL]: _job(job) for job in owned if STAGE_LABEL in job["metadata"]["labels"]
-    }
+    owned = [job for job in found if owner(job) == run.uid]
+    staged = {job["metadata"]["labels"][STAGE_LABEL]: job for job in owned if STAGE_LABEL in job["metadata"]["labels"]}
+    jobs = {stage: parse_job(body) for stage, body in staged.items()}
     preparing = [job for job in owned if PREPARE_LABEL in job["metadata"]["labels"]]
     prepare_jobs = tuple([await _prepare_job(cluster, run, job) for job in preparing])
     order = [stage.name for stage in run.spec.stages if stage.name in jobs]
     if not order:
-        return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs)
+        return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, nodes=nodes)
     newest = jobs[order[-1]]
     bodies = await cluster.list_pods(run.namespace, {RUN_LABEL: run.name, STAGE_LABEL: newest.stage})
-    mine = [body for body in bodies if _owner(body) == newest.uid]
-    pods = await asyncio.gather(*(_pod(agents, body) for body in mine))
+    mine = [body for body in bodies if owner(body) == newest.uid]
+    if not newest.complete and not newest.suspended:
+        jobs[newest.stage] = parse_job(staged[newest.stage], blocked=await _why_blocked(cluster, run, newest.uid, mine))
+    if nodes is not None:
+        nodes = await _nodes_of(cluster, mine, nodes)
+    pods = await asyncio.gather(*(_pod(agents, body, nodes) for body in mine))
     ordered = tuple(sorted(pods, key=lambda p: (p.index, p.name)))
-    return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, pods=ordered)
-
-
-def _owner(body: dict[str, Any]) -> str | None:
-    owners = body["metadata"].get("ownerReferences") or []
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
-
-
-def _label(body: dict[str, Any], label: str) -> str:
-    value: str = body["metadata"]["labels"].get(label, "")
-    return value
-
-
-def _job(body: dict[str, Any]) -> Job:
-    complete, failed = _end(body)
-    return Job(
-        stage=body["metadata"]["labels"][STAGE_LABEL],
-        uid=body["metadata"]["uid"],
-        complete=complete,
-        failed=failed,
-        suspended=bool(body["spec"].get("suspend")),
-    )
-
-
-def _end(body: dict[str, Any]) -> tuple[bool, str | None]:
-    """Whether the Job is complete, and the message it failed with."""
-    conditions = {c["type"]: c for c in body.get("status", {}).get("conditions") or [] if c["status"] == "True"}
-    failed = conditions.get("Failed") or conditions.get("FailureTarget")
-    return "Complete" in conditions, failed.get("message", failed["reason"]) if failed else None
+    return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, pods=ordered, nodes=nodes)
 
 
 async def _prepare_job(cluster: Cluster, run: Run, body: dict[str, Any]) -> PrepareJob:
-    labels = body["metadata"]["labels"]
-    complete, failed = _end(body)
     pods: list[dict[str, Any]] = []
     # The pods of a complete Job have nothing more to say, and a source may have a thousand of them.
-    if not complete:
-        wanted = {key: labels[key] for key in (RUN_LABEL, PREPARE_LABEL, PHASE_LABEL)}
+    if not is_complete(body):
+        wanted = {key: body["metadata"]["labels"][key] for key in (RUN_LABEL, PREPARE_LABEL, PHASE_LABEL)}
         found = await cluster.list_pods(run.namespace, wanted)
-        pods = [pod for pod in found if _owner(pod) == body["metadata"]["uid"]]
-    said = [_parse(Failure, _termination_message(pod.get("status", {}))) for pod in pods if _has_failed(pod)]
-    return PrepareJob(
-        source=labels[PREPARE_LABEL],
-        reading=labels[PHASE_LABEL],
-        name=body["metadata"]["name"],
-        parts=body["spec"]["completions"],
-        succeeded=body.get("status", {}).get("succeeded", 0),
-        complete=complete,
-        failed=failed,
-        suspended=bool(body["spec"].get("suspend")),
-        failures=tuple(failure for failure in said if failure is not None),
-        blocked=next((why for pod in pods if (why := blockage(pod)) is not None), None),
-    )
+        pods = [pod for pod in found if owner(pod) == body["metadata"]["uid"]]
+    return parse_prepare_job(body, pods)
 
 
-def _has_failed(pod: dict[str, Any]) -> bool:
-    return bool(pod.get("status", {}).get("phase") == "Failed")
+async def _why_blocked(cluster: Cluster, run: Run, job_uid: str, pods: list[dict[str, Any]]) -> tuple[str, str] | None:
+    """Why a Job makes no pods, or why one waits for its volumes: only Events tell."""
+    if not pods:
+        return job_blockage(await cluster.list_events(run.namespace, job_uid))
+    waiting = next((pod for pod in pods if waits_for_volumes(pod)), None)
+    if waiting is None:
+        return None
+    return mount_blockage(await cluster.list_events(run.namespace, waiting["metadata"]["uid"]))
 
 
-async def _pod(agents: aiohttp.ClientSession, body: dict[str, Any]) -> Pod:
-    metadata, status = body["metadata"], body.get("status", {})
-    annotations = metadata.get("annotations") or {}
+async def _nodes_of(cluster: Cluster, pods: list[dict[str, Any]], known: Mapping[str, Node]) -> Mapping[str, Node]:
+    """The nodes that pods are on. Watches have no common order: one not heard of yet is asked for, not gone."""
+    names = {name for pod in pods if (name := pod.get("spec", {}).get("nodeName"))}
+    found = {name: known[name] for name in names if name in known}
+    for name in names - found.keys():
+        body = await cluster.get_node(name)
+        if body is not None:
+            found[name] = parse_node(body)
+    return found
+
+
+async def _pod(agents: aiohttp.ClientSession, body: dict[str, Any], nodes: Mapping[str, Node] | None) -> Pod:
+    status = body.get("status", {})
     ip, phase = status.get("podIP", ""), status.get("phase", "Pending")
-    conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
-    return Pod(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        index=int(annotations.get(_INDEX_ANNOTATION, "0")),
-        ip=ip,
-        phase=phase,
-        ready=conditions.get("Ready") == "True",
-        terminating="deletionTimestamp" in metadata,
-        membership=_parse(Membership, annotations.get(MEMBERSHIP_ANNOTATION)),
-        agent=await _ask(agents, ip) if phase == "Running" and ip else None,
-        last_words=_parse(AgentStatus, _termination_message(status)),
-        blocked=blockage(body),
-    )
+    node = (nodes or {}).get(body.get("spec", {}).get("nodeName", ""))
+    patience = _AGENT_TIMEOUT if node is None or node.ready else _DOUBTFUL_AGENT_TIMEOUT
+    return parse_pod(body, await _ask(agents, ip, patience) if phase == "Running" and ip else None)
 
 
-def _termination_message(status: dict[str, Any]) -> str | None:
-    for container in status.get("containerStatuses") or []:
-        ended = (container.get("state") or {}).get("terminated")
-        if container["name"] == "trainer" and ended:
-            message: str | None = ended.get("message")
-            return message
-    return None
-
-
-def _parse(model: type[_T], text: str | None) -> _T | None:
-    """What a pod carries, or None: a word that cannot be read is no word, and must not stop the run's other pods."""
-    if not text:
-        return None
+async def _ask(agents: aiohttp.ClientSession, ip: str, patience: aiohttp.ClientTimeout) -> AgentStatus | None:
+    host = f"[{ip}]" if ":" in ip else ip
     try:
-        return model.model_validate_json(text)
-    except ValidationError:
-        _log.warning("unreadable %s: %.200s", model.__name__, text)
-        return None
-
-
-async def _ask(agents: aiohttp.ClientSession, ip: str) -> AgentStatus | None:
-    try:
-        async with agents.get(f"http://{ip}:{AGENT_PORT}/status", timeout=_AGENT_TIMEOUT) as response:
-            return _parse(AgentStatus, json.dumps(await response.json()))
+        async with agents.get(f"http://{host}:{AGENT_PORT}/status", timeout=patience) as response:
+            return parse_words(AgentStatus, json.dumps(await response.json()))
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return None

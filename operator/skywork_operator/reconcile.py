@@ -2,18 +2,22 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
 
 from skywork_operator.act import act
 from skywork_operator.api.status import SkyworkRunStatus
-from skywork_operator.cluster import ApiError, Cluster
+from skywork_operator.cluster import ApiError, Cluster, NotLeading
 from skywork_operator.decide import decide
 from skywork_operator.metrics import Key, PassMetrics
-from skywork_operator.observe import observe, parse_run
+from skywork_operator.observe import observe
+from skywork_operator.parsing import parse_run
 from skywork_operator.render import Defaults
+from skywork_operator.world import Node
 
+LOOK_SECONDS_PER_RUN = 0.05
 _log = logging.getLogger(__name__)
 
 
@@ -21,13 +25,21 @@ class Reconciler:
     """Makes passes; holds connections and the newest status of each run for the metrics, and no other state."""
 
     def __init__(
-        self, cluster: Cluster, agents: aiohttp.ClientSession, defaults: Defaults, metrics: PassMetrics
+        self,
+        cluster: Cluster,
+        agents: aiohttp.ClientSession,
+        defaults: Defaults,
+        metrics: PassMetrics,
+        nodes: Mapping[str, Node] | None,
     ) -> None:
         self._cluster = cluster
         self._agents = agents
         self._defaults = defaults
         self._metrics = metrics
+        self._nodes = nodes
         self.statuses: dict[Key, SkyworkRunStatus] = {}
+        self.placed: dict[Key, frozenset[str]] = {}
+        """Nodes that each run's pods are on, so that a node's event finds its runs."""
 
     async def reconcile(self, key: Key) -> float | None:
         """Pass once over the run; seconds until it wants to be looked at again, or None."""
@@ -41,18 +53,22 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             # Nothing to clean: Jobs and ConfigMaps are owned by the run and go with it; checkpoints stay.
             self.statuses.pop(key, None)
+            self.placed.pop(key, None)
             return None
         run = parse_run(body)
-        world = await observe(self._cluster, self._agents, run)
+        world = await observe(self._cluster, self._agents, run, self._nodes)
+        self.placed[key] = frozenset(pod.node for pod in world.pods if pod.node)
         now = time.time()
         plan = decide(world, now, self._defaults)
         await act(self._cluster, body, plan, now)
         self.statuses[key] = plan.status
-        return plan.requeue_after_seconds
+        again = plan.requeue_after_seconds
+        # Many runs are looked at less often each: what must be quick comes as an event.
+        return again if again is None or again < 1.0 else max(again, len(self.statuses) * LOOK_SECONDS_PER_RUN)
 
     def failed(self, key: Key, error: Exception, pause_seconds: float) -> None:
         """Log and count a pass that raised; one that met a newer version of its object is no error."""
-        conflict = isinstance(error, ApiError) and error.status == 409
+        conflict = isinstance(error, NotLeading) or (isinstance(error, ApiError) and error.status == 409)
         self._metrics.passes.labels("conflict" if conflict else "error").inc()
         name = f"{key[0]}/{key[1]}"
         if conflict:

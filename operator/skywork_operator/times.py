@@ -11,3 +11,8 @@ def timestamp(seconds: float) -> str:
 def seconds(text: str) -> float:
     """Unix seconds of an RFC 3339 timestamp."""
     return datetime.fromisoformat(text).timestamp()
+
+
+def precise_timestamp(seconds: float) -> str:
+    """RFC 3339 text of Unix seconds with milliseconds."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,5 +1,6 @@
 """What a reconcile pass sees and what it wants: plain data between observe, decide and act."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -33,6 +34,12 @@ class Job:
     failed: str | None = None
     """Message of the Job's Failed condition."""
     suspended: bool = False
+    pods: int | None = None
+    """Indexes it has, `completions` as well as `parallelism`."""
+    deleting: bool = False
+    """It was deleted, and goes when its pods have ended."""
+    blocked: tuple[str, str] | None = None
+    """Reason and message of what keeps it from making pods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +56,25 @@ class PrepareJob:
     failed: str | None = None
     """Message of the Job's Failed condition."""
     suspended: bool = False
+    deleting: bool = False
+    """It was deleted, and goes when its pods have ended."""
     failures: tuple[Failure, ...] = ()
     """Last words of its pods that failed."""
     blocked: tuple[str, str] | None = None
     """Reason and message of what keeps one of its pods from running."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A machine, as far as it matters to the pods on it."""
+
+    name: str
+    ready: bool = True
+    unready_since: float | None = None
+    """Since when its Ready condition is not True."""
+    out_of_service: bool = False
+    """A person or a cloud has tainted it node.kubernetes.io/out-of-service: it is certain to be off."""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +88,21 @@ class Pod:
     ip: str = ""
     phase: str = "Pending"
     ready: bool = False
+    unready_since: float | None = None
+    """Since when its Ready condition is False."""
     terminating: bool = False
+    ends_by: float | None = None
+    """When its grace period ends; set while it terminates."""
+    disruption: str = ""
+    """Reason of its DisruptionTarget condition: who made it end."""
+    out_of_memory: bool = False
+    """The kernel killed its container for memory."""
+    node: str = ""
+    """Name of its node; empty until it is scheduled."""
+    gated: bool = False
+    """It waits for our word before it is scheduled."""
+    lost: tuple[str, str] | None = None
+    """Reason and message of why it is counted as gone although the cluster shows it; set by `policies.nodes`."""
     membership: Membership | None = None
     agent: AgentStatus | None = None
     """Answer of GET /status; None while the agent cannot be reached."""
@@ -81,10 +117,16 @@ class Pod:
         return (
             self.phase == "Running"
             and not self.terminating
+            and self.lost is None
             and bool(self.ip)
             and self.agent is not None
             and self.agent.phase in (AgentPhase.STANDBY, AgentPhase.TRAINING, AgentPhase.FAILED)
         )
+
+    @property
+    def done(self) -> bool:
+        """Whether it has done its part of the stage, which is therefore trained and committed."""
+        return self.phase == "Succeeded" or (self.agent is not None and self.agent.phase is AgentPhase.DONE)
 
     def trains(self, generation: int) -> bool:
         """Whether the pod holds a place in `generation`."""
@@ -109,6 +151,8 @@ class World:
     prepare_jobs: tuple[PrepareJob, ...] = ()
     pods: tuple[Pod, ...] = ()
     """Of the newest stage that has a Job; replaced pods that ended are among them."""
+    nodes: Mapping[str, Node] | None = None
+    """Every node of the cluster by name; None where the operator may not read nodes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +167,25 @@ class Event:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What one pass wants done, in this order: status, objects, memberships, events."""
+    """What one pass wants done, in the order of the fields, and events last."""
 
     status: SkyworkRunStatus
     objects: tuple[dict[str, Any], ...] = ()
     """Whole manifests for server-side apply."""
     suspend: tuple[str, ...] = ()
     """Names of Jobs to be suspended."""
+    delete_jobs: tuple[str, ...] = ()
+    """Names of Jobs to be deleted, and their pods before them."""
+    resize: tuple[tuple[str, int], ...] = ()
+    """Names of Jobs, and how many indexes each shall have."""
+    fail: tuple[tuple[Pod, str, str], ...] = ()
+    """Pods whose end nobody will report any more, to be declared failed, with reason and message."""
+    admit: tuple[tuple[Pod, tuple[str, ...]], ...] = ()
+    """Gated pods that may be scheduled, and the nodes they shall stay away from."""
+    delete_pods: tuple[Pod, ...] = ()
+    """Pods to be made anew, elsewhere."""
     memberships: tuple[tuple[Pod, Membership], ...] = ()
     events: tuple[Event, ...] = ()
+    delete_run: bool = False
+    """The run has had its time to be looked at."""
     requeue_after_seconds: float | None = None

@@ -15,6 +15,17 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from skywork_trainer.control import HANG as HANG
+from skywork_trainer.control import PEER_LOST as PEER_LOST
+from skywork_trainer.control import AgentPhase as AgentPhase
+from skywork_trainer.control import AgentStatus as AgentStatus
+from skywork_trainer.control import DomainLoss as DomainLoss
+from skywork_trainer.control import Failure as Failure
+from skywork_trainer.control import Membership as Membership
+from skywork_trainer.control import Place as Place
+from skywork_trainer.control import Progress as Progress
+from skywork_trainer.control import Role as Role
+from skywork_trainer.control import Section as Section
 from skywork_trainer.preparation import SCRIPTS as SCRIPTS
 from skywork_trainer.preparation import Decontamination as Decontamination
 from skywork_trainer.preparation import Filters as Filters
@@ -276,6 +287,34 @@ class Guards(_Frozen):
         return self
 
 
+class HangLimits(_Frozen):
+    """How long a worker may go without a sign of progress, by section; seconds."""
+
+    init: Annotated[float, Field(gt=0)] = 600.0
+    restore: Annotated[float, Field(gt=0)] = 3600.0
+    first_step: Annotated[float, Field(gt=0)] = 1800.0
+    step: Annotated[float, Field(gt=0)] = 300.0
+    validation: Annotated[float, Field(gt=0)] = 1800.0
+    save: Annotated[float, Field(gt=0)] = 1800.0
+
+    def of(self, section: Section) -> float:
+        """Return the limit of one section."""
+        limits = {
+            Section.INIT: self.init,
+            Section.RESTORE: self.restore,
+            Section.FIRST_STEP: self.first_step,
+            Section.STEP: self.step,
+            Section.VALIDATE: self.validation,
+            Section.SAVE: self.save,
+        }
+        return limits[section]
+
+    @property
+    def longest(self) -> float:
+        """The largest limit."""
+        return max(self.of(section) for section in Section)
+
+
 class Attention(StrEnum):
     """Whether a token sees the documents before its own in the same sequence."""
 
@@ -307,6 +346,7 @@ class RunConfig(_Frozen):
     validation: Validation
     checkpoints: Checkpoints
     guards: Guards = Guards()
+    hang: HangLimits = HangLimits()
     seed: int = 0
 
     @model_validator(mode="after")
@@ -354,129 +394,3 @@ def _digest(value: object) -> str:
 def load(path: str | Path) -> RunConfig:
     """Read a rendered configuration; raises pydantic's ValidationError naming each wrong field."""
     return RunConfig.model_validate_json(Path(path).read_bytes())
-
-
-class Role(StrEnum):
-    """What the operator asks of one pod."""
-
-    STANDBY = "standby"
-    TRAIN = "train"
-    LEAVE = "leave"
-
-
-class Membership(_Frozen):
-    """The operator's word to one pod: its place in the world of one generation (annotation skywork.dev/membership)."""
-
-    generation: Annotated[int, Field(ge=0)]
-    role: Role
-    rank: Annotated[int, Field(ge=0)] = 0
-    """Rank of the node; a worker's rank is node rank x workers per node + local rank."""
-    nodes: Annotated[int, Field(ge=0)] = 0
-    master: str = ""
-    """Pod IP and port of node rank 0: no DNS takes part."""
-    drain: bool = False
-    """The generation before this one is healthy: let its workers save first (SIGTERM, then wait)."""
-
-
-class AgentPhase(StrEnum):
-    """What an agent is doing."""
-
-    STANDBY = "Standby"
-    TRAINING = "Training"
-    FAILED = "Failed"
-    DONE = "Done"
-    LEFT = "Left"
-
-
-class DomainLoss(_Frozen):
-    """Validation of one domain at one step: mean negative log-likelihood per token (nats)."""
-
-    domain: str
-    loss: float
-    tokens: int
-    step: int
-
-
-PEER_LOST = "PeerLost"
-"""Reason of a worker that failed only because another one had."""
-
-
-class Failure(_Frozen):
-    """Root cause of a worker's end, as the worker wrote it or as its exit status tells."""
-
-    time: float
-    """Unix seconds; the earliest of a generation is the cause, the others followed."""
-    rank: int
-    reason: str
-    """CamelCase: AppError, Killed, PeerLost, StorageUnreachable, TokenizerMismatch, CheckpointMismatch, ..."""
-    message: str
-    retryable: bool = True
-
-
-class Progress(_Frozen):
-    """Where training stands, as the worker of rank 0 writes it after every step."""
-
-    time: float = 0.0
-    section: str = "init"
-    """init, restore, step, validate, save."""
-    step: int = 0
-    """Steps of the run that are done."""
-    first_step: int = 0
-    """Step this generation resumed from."""
-    first_step_time: float = 0.0
-    """When this generation finished its first step; 0 until then."""
-    tokens: int = 0
-    train_loss: float | None = None
-    learning_rate: float | None = None
-    tokens_per_second: float | None = None
-    validation: tuple[DomainLoss, ...] = ()
-    """Newest per domain."""
-    stage_start_validation: tuple[DomainLoss, ...] = ()
-    """As measured before the stage's first step."""
-    source_sequences: dict[str, int] = {}
-    """Sequences of this stage drawn from each source so far."""
-    source_epochs: dict[str, float] = {}
-    """How often the run has read each source so far."""
-    warnings: tuple[str, ...] = ()
-    """What a person should know about the stage's data."""
-    checkpoint: str = ""
-    checkpoint_step: int = 0
-    checkpoint_uri: str = ""
-    checkpoint_time: float = 0.0
-    micro_batch_sequences: int = 0
-    """Of one forward pass; fewer than configured where that many ran out of memory."""
-    resumed_from: str = ""
-    """Checkpoint this generation started from; empty for a fresh start."""
-    corrupt_checkpoints: tuple[str, ...] = ()
-    """Checkpoints that were passed over because they cannot be read as they were written: id and reason of each."""
-
-
-class AgentStatus(_Frozen):
-    """Body of GET /status, and of the pod's termination message."""
-
-    phase: AgentPhase
-    generation: int = 0
-    rank: int = -1
-    workers: tuple[int, ...] = ()
-    """Process ids of the live workers, as seen inside the pod."""
-    failure: Failure | None = None
-    progress: Progress | None = None
-    """Only from the node that holds rank 0."""
-
-
-class Place(_Frozen):
-    """One worker process's place in the world of one generation, and the folder where it reports to its agent.
-
-    The worker of rank 0 keeps `progress.json` (Progress) and `metrics.prom` (Prometheus text) in `state_dir`; any
-    worker that fails writes `failure-<local_rank>.json` (Failure) there before it exits. All by atomic rename.
-    """
-
-    generation: int
-    rank: int
-    world_size: int
-    local_rank: int
-    local_world_size: int
-    master_address: str
-    master_port: int
-    state_dir: Path
-    cache_dir: Path

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
-from skywork_trainer.config import DomainLoss, Place, Progress, RunConfig
+from skywork_trainer.config import DomainLoss, Place, Progress, RunConfig, Section
 from skywork_trainer.flops import flops_per_token, peak_flops_per_second
+from skywork_trainer.heartbeat import Heartbeat
 from skywork_trainer.traffic import Traffic
 
 _WRITE_EVERY_SECONDS = 0.5
@@ -36,6 +37,8 @@ class Reporter:
         self._config, self._place = config, place
         self._folder = config.checkpoints.uri.rstrip("/") + "/checkpoints"
         self._values = Progress()
+        self._section = Section.INIT
+        self._heartbeat = Heartbeat(place.state_dir, place.local_rank)
         self._registry = CollectorRegistry()
         self._labels = {"namespace": config.namespace, "run": config.run, "stage": config.stage}
         self._counted: dict[tuple[str, ...], float] = {}
@@ -122,9 +125,16 @@ class Reporter:
                 "skywork_train_mfu_ratio", "Model FLOPs as a share of the devices' dense bf16 peak."
             )
 
-    def section(self, name: str) -> None:
-        """Say which part of its work this worker is in: init, restore, step, validate, save."""
-        self._update(section=name)
+    def section(self, section: Section) -> None:
+        """Say which part of its work this worker is in."""
+        self._section = section
+        self.alive()
+        begun = {"initialized_time": time.time()} if section is Section.RESTORE else {}
+        self._update(section=section, **begun)
+
+    def alive(self) -> None:
+        """Give a sign of progress."""
+        self._heartbeat.beat(self._section, self._values.step)
 
     def restored(
         self, *, step: int, checkpoint: str, durable: bool, created: float, corrupt: Mapping[str, str]
@@ -146,6 +156,7 @@ class Reporter:
                 "checkpoint_time": created,
             }
         self._update(
+            restored_time=time.time(),
             step=step,
             first_step=step,
             tokens=step * self._config.global_batch_tokens,
@@ -166,6 +177,8 @@ class Reporter:
         if self._mfu is not None:
             self._mfu.labels(**self._labels).set(flops / self._peak_flops)
         self._step_seconds.labels(**self._labels).observe(seconds)
+        self._values = self._values.model_copy(update={"step": step})
+        self.alive()
         self._update(
             step=step,
             first_step_time=self._values.first_step_time or time.time(),

@@ -27,7 +27,7 @@ from skywork_trainer.checkpoint.returning import roll_back
 from skywork_trainer.checkpoint.saver import DataIdentity, Snapshot
 from skywork_trainer.checkpoint.saving import Due, Saving
 from skywork_trainer.collectives import World
-from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, SpikeAction
+from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, Section, SpikeAction
 from skywork_trainer.engine import Engine
 from skywork_trainer.engine.initial import draw_weights
 from skywork_trainer.exchange.start import load_initial_weights
@@ -100,10 +100,11 @@ class Trainer:
         reporter: Reporter,
         cache: Path,
         leave: Callable[[], bool],
+        before_step: int | None = None,
     ) -> None:
         self._config, self._engine, self._stream = config, engine, stream
         self._domains, self._store, self._world = list(domains), store, world
-        self._reporter, self._leave = reporter, leave
+        self._reporter, self._leave, self._before_step = reporter, leave, before_step
         self._generation, self._local = generation, local_folder(cache, config.checkpoints.uri)
         self._saving = Saving(store, config, world=world, generation=generation, local=self._local, reports=reporter)
         self._stage_steps = config.stage_steps(config.stage_index)
@@ -121,7 +122,7 @@ class Trainer:
         `heed` is told whether `leave` is looked at soon. Where it is not nothing was trained yet, so nothing is lost by
         ending at once: otherwise the compilation of the first step would outlast every grace period.
         """
-        self._reporter.section("restore")
+        self._reporter.section(Section.RESTORE)
         self._restore()
         self._saving.prepare(self._engine.fragments())
         self._heed = heed
@@ -135,12 +136,12 @@ class Trainer:
                 self._saving.trained(self._step, (), math.nan)
                 self._step += 1
                 continue
-            self._reporter.section("step")
+            self._reporter.section(Section.STEP if self._trains else Section.FIRST_STEP)
             leaving, due, mark = self._train_step(mark)
             if leaving or (self._step < end and self._validation_due() and not self._validate()):
                 return self._left()
             if self._step < end and due is not Due.NONE:
-                self._reporter.section("save")
+                self._reporter.section(Section.SAVE)
                 self._saving.begin(self._snapshot, due)
         if any(domain.step < end for domain in self._counters.validation) or self._unmeasured():
             if not self._validate():
@@ -153,6 +154,7 @@ class Trainer:
 
     def _left(self) -> int:
         """Save what was trained since the last commit, if anything was, and return the exit code."""
+        self._reporter.section(Section.SAVE)
         self._saving.finish()
         if self._saving.unsaved(self._step):
             self._save()
@@ -162,7 +164,13 @@ class Trainer:
     # -- restoring ---------------------------------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        candidates = Candidates(self._store, self._world, local=self._local, generation=self._generation)
+        candidates = Candidates(
+            self._store,
+            self._world,
+            local=self._local,
+            generation=self._generation,
+            before_step=self._before_step,
+        )
         self._rollbacks = candidates.rollbacks
         while (manifest := candidates.next()) is not None:
             check_compatible(manifest, self._config, self._data_identity(manifest))
@@ -322,10 +330,12 @@ class Trainer:
 
     def _validate(self, *, stage_start: bool = False) -> bool:
         """Measure all domains; return whether it came to an end, and was not cut short by a request to leave."""
-        self._reporter.section("validate")
+        self._reporter.section(Section.VALIDATE)
         module = self._engine.module
         self._heed(True)
-        losses = validate(module, self._domains, step=self._step, world=self._world, leave=self._leave)
+        losses = validate(
+            module, self._domains, step=self._step, world=self._world, leave=self._leave, beat=self._reporter.alive
+        )
         self._heed(self._trains or losses is None)
         if losses is None:
             return False
@@ -335,7 +345,7 @@ class Trainer:
         return True
 
     def _save(self) -> None:
-        self._reporter.section("save")
+        self._reporter.section(Section.SAVE)
         self._saving.save(self._snapshot)
 
     def _snapshot(self) -> Snapshot:

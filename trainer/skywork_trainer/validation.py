@@ -38,14 +38,18 @@ def validate(
     step: int,
     world: World,
     leave: Callable[[], bool] = lambda: False,
+    beat: Callable[[], None] = lambda: None,
     batch: int = BATCH_SEQUENCES,
 ) -> tuple[DomainLoss, ...] | None:
-    """Return the loss of every domain after `step` steps; None, on all ranks, once `leave()` on any. Collective."""
+    """Return the loss of every domain after `step` steps; None, on all ranks, once `leave()` on any. Collective.
+
+    `beat` is called with every batch, to show that there is progress.
+    """
     losses: list[DomainLoss] = []
     module.eval()
     try:
         for windows in domains:
-            loss = _measure(module, windows, step=step, batch=batch, world=world, leave=leave)
+            loss = _measure(module, windows, step=step, batch=batch, world=world, leave=leave, beat=beat)
             if loss is None:
                 return None
             losses.append(loss)
@@ -55,7 +59,14 @@ def validate(
 
 
 def _measure(
-    module: Decoder, windows: Windows, *, step: int, batch: int, world: World, leave: Callable[[], bool]
+    module: Decoder,
+    windows: Windows,
+    *,
+    step: int,
+    batch: int,
+    world: World,
+    leave: Callable[[], bool],
+    beat: Callable[[], None],
 ) -> DomainLoss | None:
     count = len(windows.tokens_WS)
     nll_W = torch.zeros(count, dtype=torch.float64)
@@ -63,6 +74,7 @@ def _measure(
         # Whoever is asked to leave has a grace period that may be shorter than a domain.
         if round_ % _ASK_EVERY_ROUNDS == 0 and any(world.sum([leave()])):
             return None
+        beat()
         start = first + world.rank * batch
         mine = slice(start, start + batch) if start < count else slice(0, 1)
         tokens_BS = _to_device(windows.tokens_WS[mine], world.device).long()

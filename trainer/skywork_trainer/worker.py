@@ -5,6 +5,7 @@ Nothing before `run()` may start a thread or touch a GPU: neither survives a for
 """
 
 import contextlib
+import faulthandler
 import importlib
 import logging
 import os
@@ -20,15 +21,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from skywork_trainer.config import EXIT_CONFIG, EXIT_LEFT, Failure, Place, RunConfig
+from skywork_trainer.config import EXIT_CONFIG, EXIT_LEFT, Failure, HangLimits, Place, RunConfig, Section
+from skywork_trainer.stacks import STACK_SIGNAL, stack_path
 
 if TYPE_CHECKING:
     from skywork_trainer.collectives import World
     from skywork_trainer.engine import Engine
 
 _log = logging.getLogger(__name__)
-_COLLECTIVE_TIMEOUT = timedelta(minutes=10)
-_JOIN_TIMEOUT = timedelta(minutes=5)
+_LATER_SECONDS = 60.0
 _SIOCGIFADDR = 0x8915
 
 
@@ -138,7 +139,10 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
 
     place.state_dir.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(config, place)
-    reporter.section("init")
+    with stack_path(place.state_dir, place.local_rank).open("w") as stacks:
+        # On the agent's signal, whatever the main thread is stuck in: the handler is C, and needs no interpreter.
+        faulthandler.register(STACK_SIGNAL, file=os.dup(stacks.fileno()), all_threads=True, chain=False)
+    reporter.section(Section.INIT)
     check_requirements(config.engine, on_gpu=has_gpu())
     # Before the group forms: a wrong configuration shall be told by its own error, not by a peer's time-out.
     stream = SequenceStream(config, place.cache_dir)
@@ -148,7 +152,7 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     ]
     threads = os.environ.get("SKYWORK_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"
     torch.set_num_threads(int(threads))
-    with process_group(place) as world:
+    with process_group(place, config.hang) as world:
         device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
         store = open_store(config.checkpoints.uri)
         if not config.engine.micro_batch_sequences:
@@ -168,6 +172,7 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
                 reporter=reporter,
                 cache=place.cache_dir,
                 leave=leave,
+                before_step=place.before_step,
             )
             return trainer.run(heed=leave.heed)
         except torch.OutOfMemoryError as error:
@@ -214,13 +219,17 @@ def _engine(config: RunConfig, world: "World", end_of_text: int, folder: Path) -
 
 
 @contextlib.contextmanager
-def process_group(place: Place) -> "Iterator[World]":
-    """Join the generation's group: NCCL on GPUs, gloo otherwise, by addresses alone (no name is looked up)."""
+def process_group(place: Place, limits: HangLimits | None = None) -> "Iterator[World]":
+    """Join the generation's group: NCCL on GPUs, gloo otherwise, by addresses alone (no name is looked up).
+
+    Its own time-outs lie behind the agent's `limits`: a collective that gives up first would hide where a rank hangs.
+    """
     import torch
     import torch.distributed as dist
 
     from skywork_trainer.collectives import World
 
+    limits = limits or HangLimits()
     os.environ.update(
         RANK=str(place.rank),
         WORLD_SIZE=str(place.world_size),
@@ -243,7 +252,7 @@ def process_group(place: Place) -> "Iterator[World]":
         place.master_port,
         world_size=place.world_size,
         is_master=place.rank == 0,
-        timeout=_JOIN_TIMEOUT,
+        timeout=timedelta(seconds=limits.init + _LATER_SECONDS),
         wait_for_workers=False,
     )
     dist.init_process_group(
@@ -252,7 +261,7 @@ def process_group(place: Place) -> "Iterator[World]":
         store=dist.PrefixStore(f"generation-{place.generation}", store),  # type: ignore[attr-defined]
         rank=place.rank,
         world_size=place.world_size,
-        timeout=_COLLECTIVE_TIMEOUT,
+        timeout=timedelta(seconds=limits.longest + _LATER_SECONDS),
         device_id=device if device.type == "cuda" else None,
     )
     world = World(place.rank, place.world_size, device)

@@ -6,7 +6,7 @@ from pydantic import ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from pydantic.types import StringConstraints
 
-from skywork_operator.api.fields import Base, list_map
+from skywork_operator.api.fields import Base, atomic, list_map
 
 # Bounded, so that the rules which compare the spec with the status stay within the API server's cost budget.
 Known = Annotated[str, StringConstraints(max_length=63)]
@@ -30,7 +30,7 @@ class Condition(StatusBase):
     """One observation of the run, after the Kubernetes API conventions."""
 
     type: str
-    """Accepted, Prepared, Running, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded or Failed."""
+    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded, Failed."""
     status: str
     """True, False or Unknown."""
     reason: str
@@ -126,17 +126,84 @@ class ReasonCount(StatusBase):
     """How often."""
 
 
+class LastFailure(StatusBase):
+    """How the newest generation that failed did."""
+
+    reason: str
+    """Cause, as in byReason."""
+    message: str
+    """The first cause, in the worker's or the cluster's words."""
+    time: str
+    """When it was counted."""
+    step: int = 0
+    """Step that was being trained."""
+    resumed_step: int = 0
+    """Step of the checkpoint that the generation had started from."""
+    repeats: int = 1
+    """How often the same cause came at the same step, in a row."""
+
+
 class Restarts(StatusBase):
     """Generations that ended before the stage did."""
 
     total: int = 0
     """All of them."""
     without_progress: int = 0
-    """Failures in a row since the last new checkpoint; the budget counts these."""
+    """Failures in a row since the last new checkpoint, within the window; the budget counts these."""
     checkpoint_step: int = 0
     """Step of the newest checkpoint when the last one was counted."""
+    recent: Annotated[list[str], Field(max_length=1001, json_schema_extra=atomic())] = []
+    """When the failures that count against the budget were."""
+    waiting: int = 0
+    """Failures in a row that only waiting can cure, such as storage that cannot be reached."""
+    last: LastFailure | None = None
+    """The newest."""
+    before_step: int | None = None
+    """Set while checkpoints of this step and later ones are passed over, because training fails right behind them."""
     by_reason: Annotated[list[ReasonCount], Field(json_schema_extra=list_map("reason"))] = []
     """Split by cause."""
+
+
+class Recovery(StatusBase):
+    """Seconds from the end of one generation to the first step of the next, part by part."""
+
+    generation: int
+    """The generation that trains again."""
+    reason: str
+    """What ended the one before."""
+    failed_time: str
+    """When that happened, with fractions."""
+    detected: str | None = None
+    """Until the operator knew."""
+    decided: str | None = None
+    """Until it had told the pods: waiting for nodes and pauses are in here."""
+    delivered: str | None = None
+    """Until the slowest agent had read that."""
+    started: str | None = None
+    """Until its workers ran."""
+    initialized: str | None = None
+    """Until they had joined and opened the data."""
+    restored: str | None = None
+    """Until the checkpoint was read."""
+    first_step: str | None = None
+    """Until the first step was done."""
+    total: str | None = None
+    """All of it."""
+
+
+class NodeStrikes(StatusBase):
+    """What a node is blamed for."""
+
+    node: str
+    """Name of the node."""
+    strikes: int
+    """Failures that count."""
+    reason: str
+    """The newest one's cause."""
+    time: str
+    """When that was."""
+    avoided: bool = False
+    """Whether pods stay away from it."""
 
 
 class Checkpoint(StatusBase):
@@ -156,7 +223,7 @@ class SkyworkRunStatus(StatusBase):
     observed_generation: int = 0
     """Generation of the spec that was acted on."""
     conditions: Annotated[list[Condition], Field(json_schema_extra=list_map("type"))] = []
-    """Accepted, Prepared, Running, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded, Failed."""
+    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded, Failed."""
     state: str = ""
     """One word for people; machines read the conditions."""
     stage: str = ""
@@ -185,6 +252,16 @@ class SkyworkRunStatus(StatusBase):
     """When it finished its first step."""
     restarts: Restarts = Restarts()
     """Generations that ended early."""
+    recovery: Recovery | None = None
+    """How the newest generation that followed another came about."""
+    node_strikes: Annotated[list[NodeStrikes], Field(max_length=64, json_schema_extra=list_map("node"))] = []
+    """Nodes that failures were blamed on, and those that are avoided."""
+    start_time: str | None = None
+    """When the first stage started."""
+    completion_time: str | None = None
+    """When the run succeeded or failed."""
+    selector: str = ""
+    """Label selector of the pods, for the scale subresource."""
     last_checkpoint: Checkpoint | None = None
     """Newest committed checkpoint."""
     sources: Annotated[list[SourceStatus], Field(max_length=128, json_schema_extra=list_map("name"))] = []

@@ -10,7 +10,9 @@ from pydantic import ConfigDict, Field, WithJsonSchema
 from pydantic.types import StringConstraints
 
 from skywork_operator.api.data import Domain, MixtureEntry, Source
+from skywork_operator.api.faults import FailurePolicy, HangDetection
 from skywork_operator.api.fields import Base, Decimal, Duration, Name, Quantity, Uri, atomic, list_map, rules
+from skywork_operator.api.placement import Nodes, Scheduling
 from skywork_operator.api.quantities import AUTO_DURATION_PATTERN
 
 
@@ -61,23 +63,6 @@ class InitialWeights(Base):
     """Folder of a Llama in Hugging Face's format: config.json and safetensors, in one file or in several with an index.
     Geometry and tokenizer must be the run's; a larger vocabSize is fine. `skywork checkpoints geometry` prints the
     model block that fits."""
-
-
-class Nodes(Base):
-    """How many nodes the run may train on."""
-
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            ("self.min <= self.max", "trainer.nodes.min must not be greater than trainer.nodes.max")
-        )
-    )
-
-    min: Annotated[int, Field(ge=1, le=4096)] = 1
-    """Fewest nodes to train on; with fewer the run waits."""
-    max: Annotated[int, Field(ge=1, le=4096)]
-    """Nodes asked for, one pod each."""
-    shrink_after: Duration = "2m"
-    """How long a generation waits for all `max` nodes before it starts with those that are ready."""
 
 
 class Trainer(Base):
@@ -311,13 +296,6 @@ class Stage(Base):
     """Sources and their shares."""
 
 
-class FailurePolicy(Base):
-    """When to give up."""
-
-    restarts_without_progress: Annotated[int, Field(ge=0, le=1000)] = 5
-    """Generations that may fail in a row without a new checkpoint. Deleted and evicted pods do not count."""
-
-
 _KNOWN = (
     "{entries}.all(x, !has(x.prepare) || !has(x.prepare.duplicates) || "
     "x.prepare.duplicates.known.all(k, {other}self.sources.exists(s, s.name == k)))"
@@ -401,6 +379,16 @@ class SkyworkRunSpec(Base):
     guards: Guards = Guards()
     """Loss spikes and rollbacks."""
     failure_policy: FailurePolicy = FailurePolicy()
-    """When to give up."""
+    """What failures cost, and when to give up."""
+    hang_detection: HangDetection = HangDetection()
+    """When a worker that makes no progress is given up."""
+    scheduling: Scheduling = Scheduling()
+    """Where and when pods may run."""
+    suspend: bool = False
+    """Save, free all nodes, and wait; set it back to go on exactly where training stopped."""
+    active_deadline: Duration | None = None
+    """How long the run may take from its first stage's start; past that it saves and fails with DeadlineExceeded."""
+    ttl_after_finished: Duration | None = None
+    """When to delete the run after it has succeeded or failed. Checkpoints are never deleted with it."""
     seed: Annotated[int, Field(ge=0, le=2147483647)] = 0
     """Seed of the initial weights and of the data order."""

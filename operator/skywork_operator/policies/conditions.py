@@ -9,6 +9,7 @@ ORDER = (
     "Accepted",
     "Prepared",
     "Running",
+    "Suspended",
     "DataRepeated",
     "CheckpointCorrupt",
     "MicroBatchReduced",

@@ -1,11 +1,11 @@
 """Which pods form the next world, and when."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from skywork_trainer.config import PEER_LOST, AgentPhase, Failure, Membership, Role
+from skywork_trainer.config import Failure, Membership, Role
 
-from skywork_operator.world import Pod
+from skywork_operator.world import Node, Pod
 
 MASTER_PORT_FIRST = 29500
 MASTER_PORT_SPAN = 500
@@ -21,11 +21,16 @@ class Generation:
     intact: bool
     """Every place is held by a pod that trains or is done, and at least one still trains."""
     finished: bool
-    """Every member is done: nothing is left to do for this generation."""
-    failure: Failure | None
-    """Root cause: the earliest failure of its workers."""
-    lost: tuple[str, ...]
-    """Names of members that ended or are being deleted before they were done."""
+    """At least one member is done: the stage is trained and committed."""
+    failures: tuple[tuple[Pod, Failure], ...] = ()
+    """What its members say went wrong."""
+    lost: tuple[Pod, ...] = ()
+    """Members that ended, are being deleted or cannot be reached, before they were done."""
+
+    @property
+    def failure(self) -> Failure | None:
+        """Root cause of the failures."""
+        return min((said for _, said in self.failures), key=lambda said: said.order, default=None)
 
 
 def observe_generation(pods: Sequence[Pod]) -> Generation:
@@ -34,51 +39,68 @@ def observe_generation(pods: Sequence[Pod]) -> Generation:
     number = max((word.generation for word in words), default=0)
     members = [pod for pod in pods if number and pod.trains(number)]
     nodes = max((pod.membership.nodes for pod in members if pod.membership is not None), default=0)
-    failures = [failure for pod in members if (failure := pod.failure(number)) is not None]
-    lost = tuple(pod.name for pod in members if _is_lost(pod))
+    failures = tuple((pod, failure) for pod in members if (failure := pod.failure(number)) is not None)
+    lost = tuple(pod for pod in members if _is_lost(pod))
     places = {pod.membership.rank for pod in members if pod.membership is not None}
     whole = bool(members) and places == set(range(nodes)) and not failures and not lost
-    finished = whole and all(_is_done(pod) for pod in members)
     return Generation(
         number=number,
         nodes=nodes,
-        intact=whole and not finished,
-        finished=finished,
-        # A worker that lost its peer only echoes what ended the peer, and may well say so first.
-        failure=min(failures, key=lambda f: (f.reason == PEER_LOST, f.time), default=None),
+        intact=whole and not all(pod.done for pod in members),
+        finished=any(pod.done for pod in members),
+        failures=failures,
         lost=lost,
     )
 
 
-def _is_done(pod: Pod) -> bool:
-    return pod.phase == "Succeeded" or (pod.agent is not None and pod.agent.phase is AgentPhase.DONE)
-
-
 def _is_lost(pod: Pod) -> bool:
-    return not _is_done(pod) and (pod.terminating or pod.phase in ("Failed", "Unknown"))
+    return not pod.done and (pod.terminating or pod.lost is not None or pod.phase in ("Failed", "Unknown"))
 
 
 def next_world(
-    *, pods: Sequence[Pod], wanted: int, fewest: int, waited_seconds: float, shrink_after_seconds: float
+    *,
+    pods: Sequence[Pod],
+    sizes: Sequence[int],
+    waited_seconds: float,
+    shrink_after_seconds: float,
+    members_of: int = 0,
 ) -> list[Pod] | None:
-    """Pods of the next generation, in rank order, or None while it is worth waiting for more.
+    """Pods of the next generation, or None while it is worth waiting for more.
 
-    All of `wanted` start at once; fewer (but at least `fewest`) start when `shrink_after_seconds` have gone by since
-    the last world ended. Pods that finished their part need no place, so they lower both bounds.
+    `sizes` are the world sizes that may be, ascending. The largest starts at once; a smaller one starts when
+    `shrink_after_seconds` have gone by since the last world ended. Members of generation `members_of` come first: their
+    caches are full.
     """
-    finished = len({pod.index for pod in pods if pod.phase == "Succeeded"})
     by_index: dict[int, Pod] = {pod.index: pod for pod in pods if pod.usable}
-    usable = [by_index[index] for index in sorted(by_index)]
-    if not usable:
+    usable = sorted(by_index.values(), key=lambda pod: (not pod.trains(members_of), pod.index))
+    size = max((size for size in sizes if size <= len(usable)), default=0)
+    if size == 0 or (size < sizes[-1] and waited_seconds < shrink_after_seconds):
         return None
-    if len(usable) >= wanted - finished:
-        return usable[: max(wanted - finished, 1)]
-    if waited_seconds >= shrink_after_seconds and len(usable) >= fewest - finished:
-        return usable
-    return None
+    return usable[:size]
 
 
-def places(world: Sequence[Pod], *, generation: int, drain: bool) -> list[tuple[Pod, Membership]]:
+def world_sizes(*, fewest: int, most: int, allowed: Sequence[int] | None) -> list[int]:
+    """World sizes a run may have, ascending; never empty, for an `allowed` that names none between is no rule."""
+    inside = sorted({size for size in allowed or () if fewest <= size <= most})
+    return inside or list(range(fewest, most + 1))
+
+
+def in_topology_order(world: Sequence[Pod], nodes: Mapping[str, Node] | None, keys: Sequence[str]) -> list[Pod]:
+    """The pods so that those whose nodes share the labels `keys`, widest first, are neighbours; then by index.
+
+    Rings run from rank to rank: with neighbours side by side a link between two racks is crossed twice, not each time.
+    """
+
+    def place(pod: Pod) -> tuple[list[str], int]:
+        labels = nodes[pod.node].labels if nodes and pod.node in nodes else {}
+        return [labels.get(key, "") for key in keys], pod.index
+
+    return sorted(world, key=place)
+
+
+def places(
+    world: Sequence[Pod], *, generation: int, drain: bool, before_step: int | None = None
+) -> list[tuple[Pod, Membership]]:
     """One membership per pod of `world`, ranks in the order given; rank 0's pod IP is the master.
 
     The port moves with the generation, so that a world never meets the listener of the one before.
@@ -94,7 +116,17 @@ def places(world: Sequence[Pod], *, generation: int, drain: bool) -> list[tuple[
                 nodes=len(world),
                 master=f"{world[0].ip}:{port}",
                 drain=drain,
+                before_step=before_step,
             ),
         )
         for rank, pod in enumerate(world)
+    ]
+
+
+def dismissals(pods: Sequence[Pod], *, generation: int) -> list[tuple[Pod, Membership]]:
+    """One membership per pod that has nothing left to do because the stage is trained, and was not told so yet."""
+    return [
+        (pod, Membership(generation=generation, role=Role.DONE))
+        for pod in pods
+        if pod.usable and not pod.done and (pod.membership is None or pod.membership.role is not Role.DONE)
     ]

@@ -7,6 +7,7 @@ from skywork_operator.render.merging import merge as merge
 from skywork_operator.render.pods import MANAGED_LABEL as MANAGED_LABEL
 from skywork_operator.render.pods import MANAGER as MANAGER
 from skywork_operator.render.pods import PHASE_LABEL as PHASE_LABEL
+from skywork_operator.render.pods import PLACEMENT_GATE as PLACEMENT_GATE
 from skywork_operator.render.pods import PREPARE_LABEL as PREPARE_LABEL
 from skywork_operator.render.pods import RUN_LABEL as RUN_LABEL
 from skywork_operator.render.pods import STAGE_LABEL as STAGE_LABEL

@@ -3,6 +3,7 @@
 from skywork_trainer import config as trainer
 
 from skywork_operator.api.data import Filters, NearDuplicates, Share, Source, Tokens
+from skywork_operator.api.faults import HangDetection
 from skywork_operator.api.quantities import parse_duration_seconds, parse_quantity
 from skywork_operator.api.types import Checkpoints, Engine, Guards, LearningRate, SkyworkRunSpec, Stage
 from skywork_operator.world import Run
@@ -46,6 +47,7 @@ def run_config(run: Run, stage: str) -> trainer.RunConfig:
         ),
         checkpoints=_checkpoints(spec.checkpoints),
         guards=_guards(spec.guards),
+        hang=_hang_limits(spec.hang_detection),
         seed=spec.seed,
     )
 
@@ -157,6 +159,17 @@ def _guards(guards: Guards) -> trainer.Guards:
         rollback_steps=guards.rollback.back,
         skip_steps=guards.rollback.skip,
         most_rollbacks=guards.rollback.max,
+    )
+
+
+def _hang_limits(given: HangDetection) -> trainer.HangLimits:
+    return trainer.HangLimits(
+        init=parse_duration_seconds(given.initialize_timeout),
+        restore=parse_duration_seconds(given.restore_timeout),
+        first_step=parse_duration_seconds(given.first_step_timeout),
+        step=parse_duration_seconds(given.step_timeout),
+        validation=parse_duration_seconds(given.validate_timeout),
+        save=parse_duration_seconds(given.save_timeout),
     )
 
 

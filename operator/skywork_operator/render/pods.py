@@ -15,6 +15,10 @@ RUN_LABEL = f"{GROUP}/run"
 STAGE_LABEL = f"{GROUP}/stage"
 PREPARE_LABEL = f"{GROUP}/prepare"
 PHASE_LABEL = f"{GROUP}/phase"
+PLACEMENT_GATE = f"{GROUP}/placement"
+"""Scheduling gate of training pods: the operator opens it once it has said which nodes they stay away from."""
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+ELASTIC_ANNOTATION = "kueue.x-k8s.io/elastic-job"
 MANAGED_LABEL = "app.kubernetes.io/managed-by"
 MANAGER = "skywork-operator"
 GRACE_SECONDS = 30
@@ -90,12 +94,18 @@ def config_map(run: Run, name: str, labels: dict[str, str], data: dict[str, str]
 
 
 def indexed_job(run: Run, work: Work, defaults: Defaults) -> dict[str, Any]:
-    """The Indexed Job of `work`, all of whose pods run at once."""
+    """The Indexed Job of `work`, all of whose pods run at once; in a queue it waits, suspended, for Kueue."""
+    queue = run.spec.scheduling.queue_name
+    described = metadata(run, work.name, work.labels)
+    if queue is not None:
+        described["labels"][QUEUE_LABEL] = queue
+        described["annotations"] = {ELASTIC_ANNOTATION: "true"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": metadata(run, work.name, work.labels),
+        "metadata": described,
         "spec": {
+            **({"suspend": True} if queue is not None else {}),
             "completionMode": "Indexed",
             "completions": work.pods,
             "parallelism": work.pods,
@@ -154,6 +164,8 @@ def _pod_template(run: Run, work: Work, defaults: Defaults) -> dict[str, Any]:
         },
     }
     template = merge(template, work.pod)
+    if run.spec.scheduling.priority_class_name is not None:
+        template["spec"]["priorityClassName"] = run.spec.scheduling.priority_class_name
     return merge(merge(template, defaults.template), copy.deepcopy(run.spec.trainer.template))
 
 

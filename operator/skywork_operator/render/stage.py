@@ -5,7 +5,7 @@ from typing import Any
 from skywork_trainer import config as trainer
 
 from skywork_operator.render.config import run_config
-from skywork_operator.render.pods import STAGE_LABEL, Defaults, Work, config_map, indexed_job
+from skywork_operator.render.pods import PLACEMENT_GATE, STAGE_LABEL, Defaults, Work, config_map, indexed_job
 from skywork_operator.world import Run
 
 _INT32_MAX = 2147483647
@@ -14,6 +14,7 @@ _POD_PATCH: dict[str, Any] = {
         "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": str(trainer.AGENT_PORT)},
     },
     "spec": {
+        "schedulingGates": [{"name": PLACEMENT_GATE}],
         "volumes": [
             {
                 "name": "pod",
@@ -44,7 +45,7 @@ def stage_objects(run: Run, stage: str, defaults: Defaults) -> list[dict[str, An
     work = Work(
         name=name,
         labels=labels,
-        pods=run.spec.trainer.nodes.max,
+        pods=run.spec.trainer.nodes.max + run.spec.trainer.nodes.spares,
         config_map=name,
         config_path="/etc/skywork/config",
         text=text,

@@ -52,6 +52,14 @@ def view(**changes: Any) -> View:
             AgentPhase.STANDBY,
             id="failed, then made a spare: stand by",
         ),
+        pytest.param(view(hung_until=5.0), Do.WAIT, AgentPhase.FAILED, id="a hang: peers' agents may still look"),
+        pytest.param(view(hung_until=-5.0), Do.KILL, AgentPhase.FAILED, id="a hang that all have looked at: end it"),
+        pytest.param(
+            view(hung_until=5.0, membership=word(2)), Do.KILL, AgentPhase.FAILED, id="a hang, and a new world: end it"
+        ),
+        pytest.param(
+            view(membership=word(2, Role.DONE)), Do.DRAIN, AgentPhase.TRAINING, id="trained elsewhere: let them leave"
+        ),
         pytest.param(
             view(alive=1, exits=(-15,), drain_deadline=5.0),
             Do.WAIT,
@@ -78,6 +86,13 @@ def test_next_step(seen: View, do: Do, phase: AgentPhase) -> None:
         pytest.param(view(alive=0, generation=0, membership=None, leaving=True), 75, AgentPhase.LEFT, id="idle: leave"),
         pytest.param(view(alive=0, exits=(0, 0), leaving=True), 0, AgentPhase.DONE, id="done wins over leaving"),
         pytest.param(view(alive=0, membership=word(2, Role.LEAVE)), 75, AgentPhase.LEFT, id="told to leave"),
+        pytest.param(
+            view(alive=0, membership=word(2, Role.DONE)), 0, AgentPhase.DONE, id="trained while this pod stood by"
+        ),
+        pytest.param(
+            view(alive=0, exits=(-9, 1), membership=word(2, Role.DONE)), 0, AgentPhase.DONE, id="failed at the very end"
+        ),
+        pytest.param(view(alive=1, undead=True), 1, AgentPhase.FAILED, id="a worker that cannot be killed"),
     ],
 )
 def test_exit_code(seen: View, code: int, phase: AgentPhase) -> None:

@@ -190,11 +190,11 @@ def test_a_finished_pod_is_no_lost_member() -> None:
     assert decided.memberships == () and decided.status.restarts.total == 0
 
 
-def test_a_node_that_came_too_late_for_a_finished_stage_gets_a_world_of_its_own_and_no_restart_is_counted() -> None:
+def test_a_node_that_came_too_late_for_a_finished_stage_is_sent_home_and_no_restart_is_counted() -> None:
     done = [replace(pod(i, generation=1), phase="Succeeded", agent=None) for i in (0, 1)]
     two = [replace(d, membership=d.membership.model_copy(update={"nodes": 2})) for d in done]  # type: ignore[union-attr]
     decided = plan(world(*two, pod(2), status=training()))
-    assert [(p.index, w.generation, w.nodes) for p, w in decided.memberships] == [(2, 2, 1)]
+    assert [(p.index, w.generation, w.role) for p, w in decided.memberships] == [(2, 2, Role.DONE)]
     assert decided.status.restarts.total == 0
     waiting = plan(world(*two, replace(pod(2), phase="Pending", agent=None), status=training()))
     assert waiting.memberships == () and waiting.status.restarts.total == 0

@@ -21,7 +21,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def operator(clock: Clock) -> Operator:
-    return Operator(DEFAULTS, None, clock)
+    return Operator(DEFAULTS, [], clock=clock)
 
 
 async def test_a_quiet_cluster_is_healthy_as_long_as_the_operator_s_own_heartbeat_comes_back(

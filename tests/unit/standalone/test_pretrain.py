@@ -52,7 +52,7 @@ def test_a_run_that_still_compiles_is_left_at_once_for_there_is_nothing_to_save(
     path = write_manifest(folder, engine={"zeroStage": 1, "microBatchSequences": 4, "compile": True})
     process = start(folder, "--run", str(path))
     progress = folder / "state/node-0/workers/1/progress.json"
-    until(lambda: progress.exists() and json.loads(progress.read_text())["section"] == "step", 90)
+    until(lambda: progress.exists() and json.loads(progress.read_text())["section"] == "first-step", 90)
     process.send_signal(signal.SIGTERM)
     assert ended(process, folder) == 75, log(folder)
     assert json.loads(progress.read_text())["step"] == 0, "the first step was not waited for"

@@ -8,10 +8,12 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from skywork_trainer.config import EXIT_CONFIG, PEER_LOST, AgentStatus, Failure, load
+from skywork_trainer.config import EXIT_CONFIG, AgentStatus, Failure, load
 
 TERMINATION_BYTES = 4096
 """The kubelet drops what a termination message has beyond this."""
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGILL", "SIGFPE")
+"""Signals that a program brings upon itself."""
 _Document = TypeVar("_Document", bound=BaseModel)
 
 
@@ -25,6 +27,8 @@ class End:
     """Exit code; a signal is its negative number."""
     orphaned: bool = False
     """It died because the fork server did."""
+    out_of_memory: bool = False
+    """The kernel has killed a process of this container for memory since the generation began."""
 
 
 def wrong_config(path: Path, now: float) -> Failure | None:
@@ -46,9 +50,15 @@ def explain(folder: Path, rank: int, local_rank: int, end: End) -> Failure:
         return Failure(time=end.time, rank=rank, reason="Killed", message=text)
     if end.code < 0:
         name = _signal_name(-end.code)
+        if name == "SIGKILL" and end.out_of_memory:
+            text = (
+                f"worker rank {rank} was killed because the pod used more memory than it may; raise "
+                "resources.limits.memory of the container trainer in trainer.template"
+            )
+            return Failure(time=end.time, rank=rank, reason="HostOutOfMemory", message=text)
         hint = "; the node may be out of memory" if name == "SIGKILL" else ""
         text = f"worker rank {rank} was killed by {name}{hint}"
-        return Failure(time=end.time, rank=rank, reason="Killed", message=text)
+        return Failure(time=end.time, rank=rank, reason="Crashed" if name in _CRASHES else "Killed", message=text)
     text = f"worker rank {rank} exited with code {end.code} and left no explanation; see its log"
     retryable = end.code != EXIT_CONFIG
     return Failure(time=end.time, rank=rank, reason="AppError", message=text, retryable=retryable)
@@ -63,7 +73,7 @@ def root_cause(folder: Path, first_rank: int, broken: Mapping[int, End]) -> Fail
     told = [read(Failure, path) for path in folder.glob("failure-*.json")]
     causes = [failure for failure in told if failure is not None]
     causes += [explain(folder, first_rank + local, local, end) for local, end in broken.items()]
-    return min(causes, key=lambda cause: (cause.reason == PEER_LOST, cause.time))
+    return min(causes, key=lambda cause: cause.order)
 
 
 def last_words(status: AgentStatus) -> str:

@@ -40,6 +40,10 @@ class View:
     """The pod is being deleted (SIGTERM)."""
     warm: bool = False
     """Workers can be forked."""
+    hung_until: float | None = None
+    """Workers hang, and are left as they are until then; None while they do not."""
+    undead: bool = False
+    """Workers have outlived SIGKILL for too long: they wait in the kernel, and this pod will not train again."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class Step:
 
 def decide(view: View, now: float) -> Step:
     """The next step."""
+    if view.undead:
+        return Step(Do.EXIT, AgentPhase.FAILED, 1)
     asked = view.drain_deadline is not None
     failed = not view.stopped and any(is_failure(code, asked=asked) for code in view.exits)
     if view.alive:
@@ -63,6 +69,8 @@ def decide(view: View, now: float) -> Step:
         if EXIT_CONFIG in view.exits:
             return Step(Do.EXIT, AgentPhase.FAILED, EXIT_CONFIG)
     word = view.membership
+    if word is not None and word.role is Role.DONE and _newer(view):
+        return Step(Do.EXIT, AgentPhase.DONE, EXIT_DONE)
     if view.leaving or (word is not None and word.role is Role.LEAVE):
         return Step(Do.EXIT, AgentPhase.LEFT, EXIT_LEFT)
     if _newer(view) and word is not None and word.role is Role.TRAIN and view.warm:
@@ -84,13 +92,17 @@ def _with_workers(view: View, now: float, failed: bool) -> Step:
     if failed:
         # A world with a hole in it never steps again: its other workers only wait for a collective's time-out.
         return Step(Do.KILL, AgentPhase.FAILED)
+    if view.hung_until is not None:
+        # One who was asked to leave will not come to it; and a new world must not wait.
+        over = now >= view.hung_until or view.leaving or _newer(view)
+        return Step(Do.KILL if over else Do.WAIT, AgentPhase.FAILED)
     if view.drain_deadline is not None:
         return Step(Do.KILL if now >= view.drain_deadline else Do.WAIT, AgentPhase.TRAINING)
     word = view.membership
     if view.leaving:
         return Step(Do.DRAIN, AgentPhase.TRAINING)
     if word is not None and _newer(view):
-        return Step(Do.DRAIN if word.drain or word.role is Role.LEAVE else Do.KILL, AgentPhase.TRAINING)
+        return Step(Do.DRAIN if word.drain or word.role in (Role.LEAVE, Role.DONE) else Do.KILL, AgentPhase.TRAINING)
     return Step(Do.WAIT, AgentPhase.TRAINING)
 
 

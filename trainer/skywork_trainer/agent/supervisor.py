@@ -3,15 +3,18 @@
 import contextlib
 import ctypes
 import logging
+import os
 import shutil
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
+from skywork_trainer.agent import hangs
 from skywork_trainer.agent.causes import explain, last_words, read, root_cause, wrong_config
+from skywork_trainer.agent.cgroup import memory_kills
 from skywork_trainer.agent.exposition import merged
 from skywork_trainer.agent.membership import MembershipFile
 from skywork_trainer.agent.policy import Do, Step, View, decide, is_failure
@@ -23,15 +26,22 @@ from skywork_trainer.config import (
     AgentPhase,
     AgentStatus,
     Failure,
+    HangLimits,
     Membership,
     Place,
     Progress,
+    Section,
+    load,
 )
+from skywork_trainer.heartbeat import Beat, read_beat
+from skywork_trainer.stacks import STACK_SIGNAL, stack_path
 
 _TICK_SECONDS = 0.05
 _STALLED_SECONDS = 30.0
 _PR_SET_CHILD_SUBREAPER = 36
 _MOST_SERVER_DEATHS = 5
+_BEATS_SECONDS = 0.25
+_UNDEAD_SECONDS = 20.0
 _log = logging.getLogger(__name__)
 
 
@@ -68,10 +78,25 @@ class Supervisor:
         self._workers = Workers(module=settings.worker_module, config_path=settings.config_path)
         self._phase = AgentPhase.STANDBY
         self._failure: Failure | None = None
+        self._hung_until: float | None = None
+        self._killed_at: float | None = None
+        self._heard_time = self._read_time = self._start_time = 0.0
+        self._forked_at = self._beats_read = 0.0
+        self._memory_kills = memory_kills()
+        self._limits = HangLimits()
         self._ticked = time.monotonic()
         self._registry = CollectorRegistry()
         self._exits = Counter(
             "skywork_agent_worker_exits", "Workers that ended, by reason.", ["reason"], registry=self._registry
+        )
+        self._hangs = Counter(
+            "skywork_agent_hangs", "Generations given up for lack of progress, by section.", ["section"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._silence = Gauge(
+            "skywork_agent_longest_silence_seconds",
+            "Time since the oldest of the workers' newest signs of progress.",
+            registry=self._registry,
         )
         self._warm = Gauge(
             "skywork_agent_fork_server_warm_seconds", "Time until workers could be forked.", registry=self._registry
@@ -92,6 +117,8 @@ class Supervisor:
         # Orphans fall to PID 1. In a pod that shares its process namespace, or outside one, that is somebody else.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._failure = wrong_config(self._settings.config_path, time.time())
+        if self._failure is None:
+            self._limits = load(self._settings.config_path).hang
         if self._failure is not None:
             _log.error("%s: %s", self._failure.reason, self._failure.message)
             self._phase = AgentPhase.FAILED
@@ -128,6 +155,8 @@ class Supervisor:
             generation=word.generation if word else 0,
             rank=word.rank if word else -1,
             workers=tuple(self._workers.alive.values()),
+            read_time=self._read_time,
+            start_time=self._start_time,
             failure=self._failure,
             progress=read(Progress, self._folder() / "progress.json") if leads else None,
         )
@@ -142,6 +171,7 @@ class Supervisor:
             _log.error("the fork server died %d times; giving the pod up", self._workers.server_deaths)
             return 1
         self._judge_ends()
+        self._judge_progress()
         step = decide(self._view(), time.monotonic())
         if step.phase is not self._phase:
             _log.info("%s: %s", self, step.phase)
@@ -158,6 +188,8 @@ class Supervisor:
             drain_deadline=self._deadline(),
             leaving=self._leave_deadline is not None,
             warm=self._workers.warm_seconds is not None,
+            hung_until=self._hung_until,
+            undead=self._killed_at is not None and time.monotonic() - self._killed_at > _UNDEAD_SECONDS,
         )
 
     def _do(self, step: Step) -> int | None:
@@ -169,6 +201,8 @@ class Supervisor:
             _log.info("%s: asking %d workers to save and leave within %.0f s", self, self._workers.running(), limit)
             self._workers.ask_to_leave()
         elif step.do is Do.KILL:
+            self._take_stacks_of_the_stale()
+            self._killed_at = self._killed_at or time.monotonic()
             self._stopped = self._stopped or self._failure is None
             self._killed |= self._workers.alive.keys()
             self._workers.signal(signal.SIGKILL)
@@ -179,6 +213,9 @@ class Supervisor:
 
     def _start(self, word: Membership) -> None:
         self._current, self._stopped, self._drain_deadline, self._failure = word, False, None, None
+        self._hung_until = self._killed_at = None
+        self._read_time, self._start_time = self._heard_time, 0.0
+        self._memory_kills = memory_kills()
         self._generation.set(word.generation)
         self._killed, self._judged = set(), set()
         folder = self._folder()
@@ -189,6 +226,7 @@ class Supervisor:
         count = self._settings.workers
         address, _, port = word.master.rpartition(":")
         _log.info("%s: of %d nodes, master %s", self, word.nodes, word.master)
+        self._forked_at = time.monotonic()
         self._workers.fork(
             [
                 Place(
@@ -201,6 +239,7 @@ class Supervisor:
                     master_port=int(port),
                     state_dir=folder,
                     cache_dir=self._settings.cache_dir,
+                    before_step=word.before_step,
                 )
                 for local in range(count)
             ]
@@ -217,31 +256,102 @@ class Supervisor:
             return
         self._judged |= fresh
         first = word.rank * self._settings.workers
+        if not self._workers.running():
+            self._killed_at = None
         # What we killed ourselves explains nothing: siblings of a failed worker, a world that is superseded.
         ours = {r for r, end in self._workers.exits.items() if r in self._killed and end.code == -signal.SIGKILL}
+        kills = memory_kills()
+        starved = kills is not None and kills > (self._memory_kills or 0)
         broken = {
-            r: end for r, end in self._workers.exits.items() if r not in ours and is_failure(end.code, asked=asked)
+            r: replace(end, out_of_memory=starved)
+            for r, end in self._workers.exits.items()
+            if r not in ours and is_failure(end.code, asked=asked)
         }
         for local in fresh:
             end = self._workers.exits[local]
             if local in ours:
                 reason = "Stopped"
             elif local in broken:
-                reason = explain(self._folder(), first + local, local, end).reason
+                reason = explain(self._folder(), first + local, local, broken[local]).reason
             else:
                 reason = "Done" if end.code == EXIT_DONE else "Left"
             self._exits.labels(reason).inc()
-        if not broken or self._stopped:
+        # What workers of a world that hangs say as they are ended, or as their peers are, only follows from that.
+        if not broken or self._stopped or self._hung_until is not None:
             return
-        cause = root_cause(self._folder(), first, broken)
+        cause = self._with_step(root_cause(self._folder(), first, broken), first)
         if cause != self._failure:
             self._failure = cause
             _log.error("%s: %s: %s", self, cause.reason, cause.message)
 
+    def _with_step(self, cause: Failure, first_rank: int) -> Failure:
+        if cause.step is not None:
+            return cause
+        beat = read_beat(self._folder(), cause.rank - first_rank)
+        if beat is None or beat.section in (Section.INIT, Section.RESTORE):
+            return cause
+        return cause.model_copy(update={"step": beat.step})
+
+    # -- hangs -------------------------------------------------------------------------------------------------------
+
+    def _judge_progress(self) -> None:
+        """Give up a generation whose workers show no progress, with word of where each of them stands."""
+        word, now = self._current, time.monotonic()
+        quiet = self._failure is not None or self._killed_at is not None or not self._workers.alive
+        if word is None or quiet or now - self._beats_read < _BEATS_SECONDS:
+            return
+        self._beats_read = now
+        beats = self._beats()
+        self._silence.set(now - min(beat.time for beat in beats.values()))
+        late = hangs.overdue(beats, self._limits, now)
+        if not late:
+            return
+        where = self._take_stacks()
+        self._failure = hangs.failure(word.rank * self._settings.workers, late, beats, where)
+        self._hung_until = time.monotonic() + hangs.HOLD_SECONDS
+        self._hangs.labels(beats[late[0]].section).inc()
+        _log.error("%s: %s: %s", self, self._failure.reason, self._failure.message)
+
+    def _beats(self) -> dict[int, Beat]:
+        """The newest sign of every worker that runs; one that gave none yet counts from its start."""
+        begun = Beat(Section.INIT, self._forked_at, 0)
+        return {local: read_beat(self._folder(), local) or begun for local in self._workers.alive}
+
+    def _take_stacks_of_the_stale(self) -> None:
+        """A node of a world that hangs may be told to end it before its own time is up."""
+        fresh = self._killed_at is None and self._hung_until is None
+        if fresh and hangs.is_stale(self._beats(), self._limits, time.monotonic()):
+            self._take_stacks()
+
+    def _take_stacks(self) -> dict[int, hangs.Standstill]:
+        """Have every worker write where it stands, log that, and return it by local rank."""
+        folder, asked = self._folder(), dict(self._workers.alive)
+        for local, pid in asked.items():
+            # Before its first sign a worker has no handler, and the signal would end it.
+            if read_beat(folder, local) is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, STACK_SIGNAL)
+        found: dict[int, hangs.Standstill] = {}
+        until = time.monotonic() + hangs.STACKS_SECONDS
+        while len(found) < len(asked) and time.monotonic() < until:
+            time.sleep(0.05)
+            for local in asked.keys() - found.keys():
+                with contextlib.suppress(OSError):
+                    stands = hangs.standstill(stack_path(folder, local).read_text())
+                    if stands is not None:
+                        found[local] = stands
+        for local, pid in asked.items():
+            if local in found:
+                _log.error("%s: stacks of worker %d:\n%s", self, local, stack_path(folder, local).read_text())
+            found.setdefault(local, hangs.without_stacks(pid))
+        return found
+
+    # -- ---------------------------------------------------------------------------------------------------------------
+
     def _read_membership(self) -> None:
         word = self._file.read()
         if word is not None and (self._word is None or word.generation > self._word.generation):
-            self._asked_at = time.monotonic()
+            self._asked_at, self._heard_time = time.monotonic(), time.time()
         self._word = word
 
     def _time_start(self) -> None:
@@ -251,6 +361,7 @@ class Supervisor:
         started = self._current.generation == self._word.generation
         if started and len(self._workers.alive) == self._settings.workers:
             self._last_start.set(time.monotonic() - self._asked_at)
+            self._start_time = time.time()
             self._asked_at = None
 
     def _deadline(self) -> float | None:

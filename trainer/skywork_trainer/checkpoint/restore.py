@@ -26,10 +26,19 @@ _log = logging.getLogger(__name__)
 class Candidates:
     """Committed checkpoints, newest first, as rank 0 sees them: all ranks must try the same ones. Collective.
 
-    Those that only the nodes keep (below `local`) are among them where every node has its part.
+    Those that only the nodes keep (below `local`) are among them where every node has its part. Those of `before_step`
+    and later are left out, unless there are no others.
     """
 
-    def __init__(self, store: Store, world: World, *, local: Path | None = None, generation: int = 0) -> None:
+    def __init__(
+        self,
+        store: Store,
+        world: World,
+        *,
+        local: Path | None = None,
+        generation: int = 0,
+        before_step: int | None = None,
+    ) -> None:
         self._store, self._world, self._local, self._generation = store, world, local, generation
         own = local_ids(local) if local is not None else []
         everywhere = [set(json.loads(ids)) for ids in world.gather_bytes(json.dumps(own).encode())]
@@ -43,7 +52,11 @@ class Candidates:
             self.corrupt = {note.id: note.reason for note in quarantined(store) if note.id in durable}
             local_only -= set(durable)
             sound = {*durable, *local_only} - self.corrupt.keys()
-            self._left = sorted(i for i in sound if not is_abandoned(*parse_id(i), self.rollbacks))
+            left = sorted(i for i in sound if not is_abandoned(*parse_id(i), self.rollbacks))
+            older = [i for i in left if before_step is None or parse_id(i)[1] < before_step]
+            if left and not older:
+                _log.warning("there is no checkpoint before step %s: the newest is tried once more", before_step)
+            self._left = older or left
         self._local_only = set(json.loads(world.broadcast_bytes(json.dumps(sorted(local_only)).encode())))
 
     def next(self) -> Manifest | None:

@@ -1,0 +1,45 @@
+"""Which nodes are to blame, which of them pods stay away from, and when they are forgiven."""
+
+from collections.abc import Sequence
+
+from skywork_operator.api.faults import AvoidNodes
+from skywork_operator.api.quantities import parse_duration_seconds
+from skywork_operator.api.status import NodeStrikes
+from skywork_operator.times import seconds, timestamp
+
+MOST_REMEMBERED = 64
+
+
+def struck(
+    strikes: Sequence[NodeStrikes], blamed: Sequence[str], *, reason: str, policy: AvoidNodes, now: float
+) -> list[NodeStrikes]:
+    """The strikes after a failure that `blamed` nodes are to blame for, and after forgiving what is old.
+
+    A hardware fault is no matter of chance, so it counts for as many strikes as it takes.
+    """
+    kept = {entry.node: entry for entry in forgiven(strikes, policy=policy, now=now)}
+    for node in blamed:
+        before = kept[node].strikes if node in kept else 0
+        more = max(policy.strikes - before, 1) if reason == "HardwareFault" else 1
+        kept[node] = NodeStrikes(node=node, strikes=before + more, reason=reason, time=timestamp(now))
+    newest = sorted(kept.values(), key=lambda entry: entry.time, reverse=True)[:MOST_REMEMBERED]
+    return _marked(newest, policy)
+
+
+def forgiven(strikes: Sequence[NodeStrikes], *, policy: AvoidNodes, now: float) -> list[NodeStrikes]:
+    """The strikes without those older than `forgiveAfter`."""
+    limit = parse_duration_seconds(policy.forgive_after)
+    return _marked([entry for entry in strikes if now - seconds(entry.time) < limit], policy)
+
+
+def avoided(strikes: Sequence[NodeStrikes]) -> tuple[str, ...]:
+    """Names of the nodes that pods stay away from."""
+    return tuple(entry.node for entry in strikes if entry.avoided)
+
+
+def _marked(strikes: Sequence[NodeStrikes], policy: AvoidNodes) -> list[NodeStrikes]:
+    """Mark the avoided: no more than `max`, so that strikes never take a cluster away from its run."""
+    worst = [entry for entry in strikes if policy.strikes and entry.strikes >= policy.strikes]
+    newest = {entry.node for entry in sorted(worst, key=lambda entry: entry.time, reverse=True)[: policy.max]}
+    marked = [entry.model_copy(update={"avoided": entry.node in newest}) for entry in strikes]
+    return sorted(marked, key=lambda entry: entry.node)
