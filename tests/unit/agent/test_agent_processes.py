@@ -38,7 +38,9 @@ class Agent:
         command += ["--termination-log", str(folder / "last-words"), "--workers", "2", "--port", str(self.port)]
         command += ["--worker-module", "tests.unit.agent.fake_worker", "--drain-seconds", "5", "--grace-seconds", "2"]
         environment = {**os.environ, "FAKE_WORKER_ORDERS": str(folder / "orders")}
-        self.process = subprocess.Popen(command, env=environment)
+        self.log = folder / "agent.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stderr=log)
 
     def say(self, generation: int, role: Role = Role.TRAIN, **changes: Any) -> None:
         fields: dict[str, Any] = {"nodes": 1, "master": "127.0.0.1:29500"} | changes
@@ -83,6 +85,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     yield started
     started.process.kill()
     started.process.wait()
+    print(started.log.read_text())
 
 
 def gone(pid: int) -> bool:

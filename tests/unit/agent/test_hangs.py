@@ -76,18 +76,18 @@ def test_of_several_workers_that_hang_the_one_outside_a_collective_is_named() ->
 
 
 @pytest.fixture
-def agent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Agent]:
-    # What the agent prints is captured from its start on.
+def agent(tmp_path: Path) -> Iterator[Agent]:
     limits = HangLimits(init=20, restore=60, first_step=60, step=0.7, validation=60, save=60)
     config = run_config(tmp_path).model_copy(update={"hang": limits})
     started = Agent(tmp_path, config.model_dump_json())
     yield started
     started.process.kill()
     started.process.wait()
+    print(started.log.read_text())
 
 
 def test_a_hang_is_told_with_the_place_where_it_stands_and_the_next_generation_starts_in_the_same_pod(
-    agent: Agent, capfd: pytest.CaptureFixture[str]
+    agent: Agent,
 ) -> None:
     agent.say(1)
     workers = agent.training(1).workers
@@ -100,8 +100,7 @@ def test_a_hang_is_told_with_the_place_where_it_stands_and_the_next_generation_s
     assert agent.status().failure.reason == HANG  # type: ignore[union-attr]
     agent.say(2)
     agent.training(2)
-    logged = capfd.readouterr().err
-    assert logged.count("stacks of worker") == 2
+    assert agent.log.read_text().count("stacks of worker") == 2
     assert 'skywork_agent_hangs_total{section="step"} 1.0' in agent.get("/metrics")[1]
 
 
@@ -135,9 +134,7 @@ def metric(agent: Agent, name: str) -> str:
     return lines[0].split()[1] if lines else "0"
 
 
-def test_a_world_that_is_ended_while_its_workers_stand_still_leaves_their_stacks_in_the_log(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_world_that_is_ended_while_its_workers_stand_still_leaves_their_stacks_in_the_log(tmp_path: Path) -> None:
     limits = HangLimits(step=1.0)
     started = Agent(tmp_path, run_config(tmp_path).model_copy(update={"hang": limits}).model_dump_json())
     try:
@@ -151,7 +148,7 @@ def test_a_world_that_is_ended_while_its_workers_stand_still_leaves_their_stacks
     finally:
         started.process.kill()
         started.process.wait()
-    assert "stand_still" in capfd.readouterr().err
+    assert "stand_still" in started.log.read_text()
 
 
 def test_a_stage_that_was_trained_while_a_pod_stood_by_ends_it_with_success(agent: Agent) -> None:
