@@ -27,7 +27,8 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "skywork.rules" -}}
 - apiGroups: [skywork.dev]
   resources: [skyworkruns]
-  verbs: [get, list, watch]
+  # Only for spec.ttlAfterFinished.
+  verbs: [get, list, watch, delete]
 - apiGroups: [skywork.dev]
   resources: [skyworkruns/status]
   verbs: [update]
@@ -36,17 +37,26 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   verbs: [update]
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [get, list, watch, create, patch]
+  verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [""]
   resources: [configmaps]
   verbs: [create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [""]
+  # To say of a pod on a dead node that it has ended: nobody else can.
+  resources: [pods/status]
+  verbs: [patch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [create]
+  # A Job that cannot make pods says why in Events only.
+  verbs: [create, list]
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
   verbs: [list, watch, create, patch]
+{{- end }}
+
+{{- define "skywork.elects" -}}
+{{- if or .Values.leaderElection (gt (int .Values.replicas) 1) }}true{{ end }}
 {{- end }}
