@@ -9,7 +9,7 @@ from typing import Any, Self
 from kubernetes.aio import client, config
 
 from skywork_operator.api import GROUP, PLURAL, VERSION
-from skywork_operator.render import MANAGED_LABEL, MANAGER
+from skywork_operator.render import MANAGED_LABEL, MANAGER, TRACKING_FINALIZER
 
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _TIMEOUT_SECONDS = 30
@@ -158,20 +158,29 @@ class Cluster:
         """Delete exactly the SkyworkRun with `uid`."""
         await self._delete(_run_path(namespace, name), {"preconditions": {"uid": uid}})
 
-    async def fail_pod(self, namespace: str, name: str, uid: str, *, reason: str, message: str) -> None:
-        """Say that a pod has ended whose kubelet cannot say so any more; one that is gone already is fine.
-
-        A forced delete would not do: the Job's finalizer keeps the pod until its phase is final.
-        """
-        body = {"metadata": {"uid": uid}, "status": {"phase": "Failed", "reason": reason, "message": message}}
+    async def untrack_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Take the Job's finalizer off exactly the pod with `uid`, so that its Job does not count its end."""
         path = f"/api/v1/namespaces/{namespace}/pods/{name}"
         try:
-            await self._patch(f"{path}/status", body)
+            pod = await self._call("GET", path)
         except ApiError as error:
             if error.status != 404:
                 raise
             return
-        # Of a pod that ended the API server takes this at once, so that its Job may let go of it.
+        metadata = pod["metadata"]
+        if metadata["uid"] != uid:
+            return
+        left = [entry for entry in metadata.get("finalizers") or [] if entry != TRACKING_FINALIZER]
+        body = {"uid": uid, "resourceVersion": metadata["resourceVersion"], "finalizers": left}
+        await self._patch(path, {"metadata": body})
+
+    async def forget_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Remove exactly the pod with `uid` without waiting for its kubelet; one that is gone already is fine.
+
+        A forced delete alone would not do: the Job's finalizer holds the pod until its kubelet has said that it ended.
+        """
+        await self.untrack_pod(namespace, name, uid)
+        path = f"/api/v1/namespaces/{namespace}/pods/{name}"
         await self._delete(path, {"preconditions": {"uid": uid}, "gracePeriodSeconds": 0})
 
     async def admit_pod(self, namespace: str, name: str, uid: str, *, gate: str, avoid: Sequence[str]) -> None:

@@ -9,7 +9,7 @@ from skywork_trainer.config import MEMBERSHIP_ANNOTATION, AgentStatus, Failure, 
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.api.types import SkyworkRunSpec
 from skywork_operator.policies.blockage import blockage
-from skywork_operator.render import PHASE_LABEL, PLACEMENT_GATE, PREPARE_LABEL, STAGE_LABEL
+from skywork_operator.render import PHASE_LABEL, PLACEMENT_GATE, PREPARE_LABEL, STAGE_LABEL, TRACKING_FINALIZER
 from skywork_operator.times import seconds
 from skywork_operator.world import Job, Node, Pod, PrepareJob, Run
 
@@ -112,6 +112,7 @@ def parse_pod(body: dict[str, Any], agent: AgentStatus | None) -> Pod:
         disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
         out_of_memory=ended.get("reason") == "OOMKilled",
         node=spec.get("nodeName", ""),
+        tracked=TRACKING_FINALIZER in (metadata.get("finalizers") or []),
         gated=any(gate["name"] == PLACEMENT_GATE for gate in spec.get("schedulingGates") or []),
         membership=parse_words(Membership, annotations.get(MEMBERSHIP_ANNOTATION)),
         agent=agent,

@@ -99,6 +99,8 @@ class Pod:
     """The kernel killed its container for memory."""
     node: str = ""
     """Name of its node; empty until it is scheduled."""
+    tracked: bool = False
+    """Its Job's finalizer holds it until the Job has counted its end."""
     gated: bool = False
     """It waits for our word before it is scheduled."""
     lost: tuple[str, str] | None = None
@@ -178,8 +180,10 @@ class Plan:
     """Names of Jobs to be deleted, and their pods before them."""
     resize: tuple[tuple[str, int], ...] = ()
     """Names of Jobs, and how many indexes each shall have."""
-    fail: tuple[tuple[Pod, str, str], ...] = ()
-    """Pods whose end nobody will report any more, to be declared failed, with reason and message."""
+    untrack: tuple[Pod, ...] = ()
+    """Pods whose end their Job shall not count."""
+    forget: tuple[Pod, ...] = ()
+    """Pods whose end nobody will report any more, to be removed as they are."""
     admit: tuple[tuple[Pod, tuple[str, ...]], ...] = ()
     """Gated pods that may be scheduled, and the nodes they shall stay away from."""
     delete_pods: tuple[Pod, ...] = ()

@@ -45,10 +45,6 @@ app.kubernetes.io/instance: {{ .Release.Name }}
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
 - apiGroups: [""]
-  # To say of a pod on a dead node that it has ended: nobody else can.
-  resources: [pods/status]
-  verbs: [patch]
-- apiGroups: [""]
   resources: [events]
   # A Job that cannot make pods says why in Events only.
   verbs: [create, list]

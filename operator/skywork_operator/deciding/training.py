@@ -27,16 +27,18 @@ def train(draft: Draft, world: World, stage: str) -> Plan:
     plan = _with_pods(draft, world, stage)
     policy = draft.run.spec.failure_policy
     after = parse_duration_seconds(policy.node_lost_after)
-    declared = nodes.to_declare_failed(world.pods, world.nodes, draft.now, after_seconds=after)
-    for pod, reason, message in declared:
-        draft.tell("Warning", reason, f"pod {pod.name} is declared failed, so that it is replaced: {message}")
-    due = nodes.next_declaration_seconds(world.pods, world.nodes, draft.now, after_seconds=after)
+    forgotten = nodes.to_forget(world.pods, world.nodes, draft.now, after_seconds=after)
+    for pod in forgotten:
+        reason, message = pod.lost or ("", "")
+        draft.tell("Warning", reason, f"pod {pod.name} is given up, so that it is replaced: {message}")
+    due = nodes.next_to_forget_seconds(world.pods, world.nodes, draft.now, after_seconds=after)
     shunned = strikes.avoided(draft.status.node_strikes)
     admitted = tuple((pod, shunned) for pod in world.pods if pod.gated and not pod.terminating)
     return replace(
         plan,
         events=draft.events,
-        fail=declared,
+        untrack=nodes.to_untrack(world.pods),
+        forget=forgotten,
         admit=admitted,
         resize=_resize(draft, world, stage),
         requeue_after_seconds=min((s for s in (plan.requeue_after_seconds, due) if s is not None), default=None),

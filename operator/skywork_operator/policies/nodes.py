@@ -40,10 +40,10 @@ def _loss(pod: Pod, nodes: Mapping[str, Node] | None, now: float) -> tuple[str, 
     return None
 
 
-def to_declare_failed(
+def to_forget(
     pods: tuple[Pod, ...], nodes: Mapping[str, Node] | None, now: float, *, after_seconds: float
-) -> tuple[tuple[Pod, str, str], ...]:
-    """Return the lost pods whose Job shall replace them now, with reason and message.
+) -> tuple[Pod, ...]:
+    """Return the lost pods whose Job shall replace them now.
 
     Until `after_seconds` have gone by the node may come back by itself. A pod whose agent alone is silent is not among
     them: its kubelet works, and would report its end.
@@ -55,14 +55,14 @@ def to_declare_failed(
         node = (nodes or {}).get(pod.node)
         since = node.unready_since if node is not None and not node.out_of_service else None
         if since is None or now - since >= after_seconds:
-            found.append((pod, *pod.lost))
+            found.append(pod)
     return tuple(found)
 
 
-def next_declaration_seconds(
+def next_to_forget_seconds(
     pods: tuple[Pod, ...], nodes: Mapping[str, Node] | None, now: float, *, after_seconds: float
 ) -> float | None:
-    """Return how long until `to_declare_failed` names another pod; None when none is on its way."""
+    """Return how long until `to_forget` names another pod; None when none is on its way."""
     since = [
         node.unready_since
         for pod in pods
@@ -70,3 +70,12 @@ def next_declaration_seconds(
     ]
     waits = [moment + after_seconds - now for moment in since]
     return min((wait for wait in waits if wait > 0), default=None)
+
+
+def to_untrack(pods: tuple[Pod, ...]) -> tuple[Pod, ...]:
+    """Return pods that were asked to end by others than their Job, which shall not count that as a failure.
+
+    A Job waits 10 s before it replaces a failed pod, 20 s the next time, up to 10 minutes, until one succeeds; and a
+    training pod succeeds once, at the end. Every eviction in weeks of training would make the next one dearer.
+    """
+    return tuple(pod for pod in pods if pod.terminating and pod.tracked and pod.phase in ("Pending", "Running"))

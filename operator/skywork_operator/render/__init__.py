@@ -11,6 +11,7 @@ from skywork_operator.render.pods import PLACEMENT_GATE as PLACEMENT_GATE
 from skywork_operator.render.pods import PREPARE_LABEL as PREPARE_LABEL
 from skywork_operator.render.pods import RUN_LABEL as RUN_LABEL
 from skywork_operator.render.pods import STAGE_LABEL as STAGE_LABEL
+from skywork_operator.render.pods import TRACKING_FINALIZER as TRACKING_FINALIZER
 from skywork_operator.render.pods import Defaults as Defaults
 from skywork_operator.render.prepare import Reading as Reading
 from skywork_operator.render.prepare import config_name as config_name

@@ -8,7 +8,7 @@ from skywork_operator.api.faults import AvoidNodes
 from skywork_operator.api.status import NodeStrikes
 from skywork_operator.cluster import without_nodes
 from skywork_operator.policies.membership import in_topology_order
-from skywork_operator.policies.nodes import OVERDUE_SECONDS, SILENT_SECONDS, judged, to_declare_failed
+from skywork_operator.policies.nodes import OVERDUE_SECONDS, SILENT_SECONDS, judged, to_forget, to_untrack
 from skywork_operator.policies.strikes import avoided, forgiven, struck
 from skywork_operator.world import Node, Plan, Pod, World
 
@@ -66,15 +66,15 @@ def test_a_pod_is_lost_only_when_its_agent_is_silent_and_its_node_explains_it(
         pytest.param({}, True, id="it is gone"),
     ],
 )
-def test_a_lost_pod_is_declared_failed_after_a_bound(nodes: dict[str, Node], declared: bool) -> None:
+def test_a_lost_pod_is_given_up_after_a_bound(nodes: dict[str, Node], declared: bool) -> None:
     pods = judged((silent(1, "b"),), nodes, NOW)
-    assert bool(to_declare_failed(pods, nodes, NOW, after_seconds=3)) is declared
+    assert bool(to_forget(pods, nodes, NOW, after_seconds=3)) is declared
 
 
-def test_a_pod_whose_agent_alone_is_silent_is_never_declared_failed() -> None:
+def test_a_pod_whose_agent_alone_is_silent_is_never_given_up() -> None:
     pods = judged((silent(1, "b", unready_since=NOW - 1000),), NODES, NOW)
     assert pods[0].lost is not None
-    assert to_declare_failed(pods, NODES, NOW, after_seconds=3) == ()
+    assert to_forget(pods, NODES, NOW, after_seconds=3) == ()
 
 
 def three(nodes: dict[str, Node], **changes: Any) -> World:
@@ -82,16 +82,30 @@ def three(nodes: dict[str, Node], **changes: Any) -> World:
     return replace(world(*members, status=training(), **changes), nodes=nodes)
 
 
-def test_a_dead_node_ends_its_world_at_once_and_its_pod_is_declared_failed_soon_after() -> None:
+def test_a_dead_node_ends_its_world_at_once_and_its_pod_is_given_up_soon_after() -> None:
     early = plan(three(without("b", for_seconds=1)))
     assert condition(early.status, "Running") == ("False", "NodeLost")
-    assert early.fail == ()
+    assert early.forget == ()
     assert early.requeue_after_seconds is not None and early.requeue_after_seconds <= 2
     assert early.status.restarts.without_progress == 0
     late = plan(replace(three(without("b", for_seconds=3)), run=run(early.status)))
-    ((declared, reason, message),) = late.fail
-    assert (declared.index, reason) == (1, "NodeLost")
-    assert "node b is not ready" in message
+    assert [p.index for p in late.forget] == [1]
+    (event,) = late.events
+    assert (event.reason, "node b is not ready" in event.message) == ("NodeLost", True)
+
+
+@pytest.mark.parametrize(
+    ("seen", "untracked"),
+    [
+        pytest.param(pod(1, tracked=True), False, id="it trains"),
+        pytest.param(pod(1, tracked=True, terminating=True), True, id="somebody deleted it: its Job shall not mind"),
+        pytest.param(pod(1, terminating=True), False, id="that was said already"),
+        pytest.param(pod(1, tracked=True, terminating=True, phase="Failed"), False, id="it ended: its Job counts it"),
+        pytest.param(pod(1, tracked=True, terminating=True, phase="Succeeded"), False, id="it succeeded"),
+    ],
+)
+def test_the_end_of_a_deleted_pod_is_no_failure_that_would_delay_its_replacement(seen: Pod, untracked: bool) -> None:
+    assert bool(to_untrack((seen,))) is untracked
 
 
 def test_the_nodes_that_are_left_train_on_once_shrinking_is_allowed() -> None:
