@@ -100,8 +100,10 @@ def test_a_dead_node_ends_its_world_at_once_and_its_pod_is_given_up_soon_after()
         pytest.param(pod(1, tracked=True), False, id="it trains"),
         pytest.param(pod(1, tracked=True, terminating=True), True, id="somebody deleted it: its Job shall not mind"),
         pytest.param(pod(1, terminating=True), False, id="that was said already"),
-        pytest.param(pod(1, tracked=True, terminating=True, phase="Failed"), False, id="it ended: its Job counts it"),
-        pytest.param(pod(1, tracked=True, terminating=True, phase="Succeeded"), False, id="it succeeded"),
+        pytest.param(
+            replace(pod(1, tracked=True, terminating=True), phase="Failed"), False, id="it ended: its Job counts it"
+        ),
+        pytest.param(replace(pod(1, tracked=True, terminating=True), phase="Succeeded"), False, id="it succeeded"),
     ],
 )
 def test_the_end_of_a_deleted_pod_is_no_failure_that_would_delay_its_replacement(seen: Pod, untracked: bool) -> None:
