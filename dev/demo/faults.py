@@ -47,12 +47,17 @@ def agent_status(kube: Kube, namespace: str, pod: dict[str, Any]) -> AgentStatus
 
 
 def kill_worker(kube: Kube, namespace: str, pod: dict[str, Any]) -> None:
-    """SIGKILL one worker process inside a pod, from inside the pod."""
+    """SIGKILL one worker process of a pod."""
+    signal_worker(kube, namespace, pod, "SIGKILL")
+
+
+def signal_worker(kube: Kube, namespace: str, pod: dict[str, Any], signal: str) -> None:
+    """Send a signal to one worker process inside a pod, from inside the pod."""
     name = pod["metadata"]["name"]
     said = agent_status(kube, namespace, pod)
     if said is None or not said.workers:
-        raise RuntimeError(f"pod {name} has no worker to kill")
-    script = f"import os, signal; os.kill({said.workers[0]}, signal.SIGKILL)"
+        raise RuntimeError(f"pod {name} has no worker to send a signal to")
+    script = f"import os, signal; os.kill({said.workers[0]}, signal.{signal})"
     python = pod["spec"]["containers"][0]["command"][0].rsplit("/", 1)
     interpreter = f"{python[0]}/python" if len(python) == 2 else "python3"
     kube.run("exec", "-n", namespace, name, "-c", "trainer", "--", interpreter, "-c", script)

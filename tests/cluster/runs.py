@@ -14,6 +14,7 @@ from dev.demo.install import RUN_NAMESPACE
 from tests.waiting import until
 
 BATCH_TOKENS = 3072
+PARTS = ("detected", "decided", "delivered", "started", "initialized", "restored", "firstStep")
 
 
 def manifest(name: str, *, steps: int = 60, nodes: int = 3, **changes: Any) -> dict[str, Any]:
