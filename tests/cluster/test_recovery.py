@@ -13,7 +13,7 @@ from dev.demo.install import RUN_NAMESPACE
 from tests.cluster import runs
 from tests.waiting import until
 
-STEPS = 150
+STEPS = 60
 
 
 def node_number(pod: dict[str, Any]) -> int:

@@ -53,9 +53,10 @@ def account(kube: Kube, plane: ControlPlane, tmp_path_factory: pytest.TempPathFa
     """A kubeconfig with nothing but a token of the ServiceAccount that the chart makes."""
     kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
     rendered = kube.run_helm(
-        "template", "skywork", str(CHART), "-n", SYSTEM, "--kube-version", "1.36.3", "--set", "crds.enabled=false"
-    )
-    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")
+        "template", "skywork", str(CHART), "-n", SYSTEM, "--kube-version", "1.36.3", "--set", "crds.enabled=false",
+        "--set", "leaderElection=true",
+    )  # fmt: skip
+    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
     kube.apply(*[m for m in yaml.safe_load_all(rendered) if m and m["kind"] in kinds])
     token = kube.run("create", "token", "skywork", "-n", SYSTEM).strip()
     config = json.loads(plane.kubeconfig.read_text())

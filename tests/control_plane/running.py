@@ -19,11 +19,11 @@ ACCOUNT = f"system:serviceaccount:{SYSTEM}:skywork"
 class Operator:
     """One operator process."""
 
-    def __init__(self, kubeconfig: Path, log: Path) -> None:
+    def __init__(self, kubeconfig: Path, log: Path, *options: str) -> None:
         self.log = log
         self.metrics, self.health = _free_port(), _free_port()
         command = [sys.executable, "-m", "skywork_operator", "--trainer-image", "trainer:test"]
-        command += ["--metrics-port", str(self.metrics), "--health-port", str(self.health)]
+        command += ["--metrics-port", str(self.metrics), "--health-port", str(self.health), *options]
         with log.open("ab") as out:
             environment = {**os.environ, "KUBECONFIG": str(kubeconfig), "POD_NAMESPACE": SYSTEM}
             self.process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)

@@ -100,8 +100,8 @@ def test_a_run_is_deleted_with_all_it_made_while_no_operator_runs(
 @pytest.mark.parametrize(
     "forbidden",
     [
-        "get secrets", "delete pods", "create pods", "get nodes", "delete jobs", "delete skyworkruns",
-        "update skyworkruns", "create deployments.apps", "get pods --subresource=exec", "create namespaces",
+        "get secrets", "create pods", "patch pods --subresource=status", "patch nodes", "delete nodes",
+        "update skyworkruns", "delete configmaps", "create deployments.apps", "get pods --subresource=exec", "create namespaces",
     ],
 )  # fmt: skip
 def test_the_operator_may_not_do_what_it_does_not_need(kube: Kube, account: Path, forbidden: str) -> None:
@@ -131,4 +131,5 @@ def test_watching_named_namespaces_needs_no_cluster_wide_right(kube: Kube) -> No
     text = kube.run_helm(*arguments)
     assert "ClusterRole" not in text
     assert text.count("kind: RoleBinding") == 2
+    assert "nodes" not in text
     assert "--namespace=a" in text

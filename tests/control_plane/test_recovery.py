@@ -1,0 +1,346 @@
+"""The operator on a real API server whose nodes and agents are simulated: what no real machine does on demand."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.cluster.control_plane import ControlPlane
+from dev.demo.kube import Kube
+from dev.simulation import SimulatedPod, Simulation
+from tests.control_plane.running import Operator, status
+from tests.control_plane.test_crd import changed, manifest
+from tests.waiting import until
+
+NODES = {"min": 2, "max": 3, "shrinkAfter": "3s", "growAfter": "1h"}
+
+
+@pytest.fixture(scope="module")
+def simulation(plane: ControlPlane, kube: Kube) -> Iterator[Simulation]:
+    """Four nodes that run whatever is scheduled onto them."""
+    assert kube
+    with Simulation(plane.kubeconfig) as running:
+        for name in "abcd":
+            running.add_node(f"sim-{name}", {"topology.kubernetes.io/zone": "z1" if name in "ac" else "z2"})
+        yield running
+        for name in "abcd":
+            running.api.delete_node(f"sim-{name}")
+
+
+def run_manifest(namespace: str, **changes: Any) -> dict[str, Any]:
+    return manifest(namespace, changed("trainer.nodes", NODES) | changes)
+
+
+def trains(kube: Kube, namespace: str, *, nodes: int = 3, after: int = 0) -> dict[str, Any]:
+    """The status once a generation after `after` trains on so many nodes."""
+
+    def found() -> dict[str, Any] | None:
+        said = status(kube, namespace)
+        assert said.get("state") != "Failed", said["conditions"]
+        here = said.get("state") == "Training" and said["nodes"]["training"] == nodes
+        return said if here and said["generation"] > after else None
+
+    seen: dict[str, Any] = until(found, 60)
+    return seen
+
+
+def member(simulation: Simulation, namespace: str, rank: int) -> SimulatedPod:
+    """The pod of a node rank in the newest generation."""
+    placed = [p for p in simulation.of(namespace) if p.membership is not None]
+    newest = max(p.membership.generation for p in placed if p.membership)
+    return next(p for p in placed if p.membership and (p.membership.generation, p.membership.rank) == (newest, rank))
+
+
+def remove(kube: Kube, namespace: str) -> None:
+    kube.run("delete", "skyworkrun", "-n", namespace, "demo", "--ignore-not-found")
+    until(lambda: not kube.items("jobs,pods,configmaps", "-n", namespace, "-l", "skywork.dev/run=demo"), 60)
+
+
+def reason(kube: Kube, namespace: str, type: str = "Running") -> str:
+    found = [c["reason"] for c in status(kube, namespace).get("conditions", []) if c["type"] == type]
+    return str(found[0]) if found else ""
+
+
+def test_a_pod_on_a_dead_node_is_replaced_without_anybody_s_help_and_the_others_train_on_meanwhile(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    start()
+    kube.apply(run_manifest(namespace, failurePolicy={"nodeLostAfter": "1s"}))
+    before = trains(kube, namespace)
+    victim = member(simulation, namespace, 1)
+    try:
+        simulation.dead.add(victim.node)
+        simulation.set_ready(victim.node, "Unknown")
+        after = trains(kube, namespace, nodes=2, after=before["generation"])
+        assert [(r["reason"], r["count"]) for r in after["restarts"]["byReason"]] == [("NodeLost", 1)]
+        until(lambda: len(simulation.of(namespace)) == 3 and victim.uid not in simulation.pods, 60)
+        bodies = kube.items("pods", "-n", namespace)
+        assert victim.node not in {body["spec"].get("nodeName") for body in bodies}
+        assert victim.uid not in {body["metadata"]["uid"] for body in bodies}
+    finally:
+        simulation.dead.clear()
+        simulation.set_ready(victim.node, "True")
+    remove(kube, namespace)
+
+
+def test_a_dead_kubelet_under_agents_that_train_on_stops_nothing(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    operator = start()
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    node = member(simulation, namespace, 1).node
+    try:
+        simulation.set_ready(node, "Unknown")
+        # The event has come through when the operator has looked at the run twice more.
+        passes = _passes(operator)
+        until(lambda: _passes(operator) >= passes + 2, 60)
+        assert status(kube, namespace)["generation"] == before["generation"]
+        assert len(simulation.of(namespace)) == 3
+    finally:
+        simulation.set_ready(node, "True")
+    remove(kube, namespace)
+
+
+def _passes(operator: Operator) -> float:
+    name = 'skywork_operator_reconcile_total{result="ok"}'
+    lines = [line for line in operator.page(operator.metrics, "/metrics").splitlines() if line.startswith(name)]
+    return float(lines[0].split()[-1]) if lines else 0.0
+
+
+def test_ranks_are_laid_out_by_the_zones_of_their_nodes(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    start()
+    kube.apply(manifest(namespace, changed("trainer.nodes", {"min": 4, "max": 4})))
+    trains(kube, namespace, nodes=4)
+    order = [member(simulation, namespace, rank).node[-1] for rank in range(4)]
+    assert ({*order[:2]}, {*order[2:]}) == ({"a", "c"}, {"b", "d"})
+    remove(kube, namespace)
+
+
+def test_a_node_with_a_hardware_fault_is_left_and_avoided(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    start()
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    victim = member(simulation, namespace, 1)
+    simulation.fail(victim, "AppError", "RuntimeError: CUDA error: uncorrectable ECC error encountered")
+    after = trains(kube, namespace, nodes=2, after=before["generation"])
+    assert [(s["node"], s["avoided"]) for s in after["nodeStrikes"]] == [(victim.node, True)]
+    assert [r["reason"] for r in after["restarts"]["byReason"]] == ["HardwareFault"]
+    until(lambda: len(simulation.of(namespace)) == 3 and victim.uid not in simulation.pods, 60)
+    (new,) = [b for b in kube.items("pods", "-n", namespace) if _avoids(b)]
+    assert new["spec"]["nodeName"] != victim.node
+    assert _avoids(new) == [victim.node]
+    remove(kube, namespace)
+
+
+def _avoids(body: dict[str, Any]) -> list[str]:
+    required = body["spec"].get("affinity", {}).get("nodeAffinity", {})
+    terms = required.get("requiredDuringSchedulingIgnoredDuringExecution", {}).get("nodeSelectorTerms", [])
+    return [value for term in terms for field in term.get("matchFields", []) for value in field["values"]]
+
+
+def test_deleting_pods_again_and_again_never_delays_their_replacement(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    start()
+    kube.apply(run_manifest(namespace, failurePolicy={"restartsWithoutProgress": 0}))
+    before = trains(kube, namespace)
+    for _ in range(4):
+        victim = member(simulation, namespace, 1)
+        kube.run("delete", "pod", "-n", namespace, victim.name, "--wait=false")
+        # A Job that counts the ends waits 10, 20, 40 s: the fourth would not come within this time.
+        until(lambda gone=victim.uid: gone not in simulation.pods and len(simulation.of(namespace)) == 3, 8)  # type: ignore[misc]
+        before = trains(kube, namespace, nodes=2, after=before["generation"])
+        kube.run("patch", "skyworkrun", "demo", "-n", namespace, "--type=merge", "-p", _grow("0s"))
+        before = trains(kube, namespace, after=before["generation"])
+        kube.run("patch", "skyworkrun", "demo", "-n", namespace, "--type=merge", "-p", _grow("1h"))
+    assert before["restarts"]["withoutProgress"] == 0
+    assert kube.get("job", "-n", namespace, "demo-general")["status"].get("failed", 0) == 0
+    remove(kube, namespace)
+
+
+def _grow(after: str) -> str:
+    return json.dumps({"spec": {"trainer": {"nodes": {"growAfter": after}}}})
+
+
+def test_a_run_that_is_suspended_and_resumed_gets_new_pods_and_a_new_generation(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    start()
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    kube.run("patch", "skyworkrun", "demo", "-n", namespace, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    until(lambda: status(kube, namespace)["state"] == "Suspended", 60)
+    assert simulation.of(namespace) == [] and kube.items("jobs", "-n", namespace) == []
+    kube.run("patch", "skyworkrun", "demo", "-n", namespace, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    after = trains(kube, namespace, after=before["generation"])
+    assert after["restarts"]["total"] == 0
+    remove(kube, namespace)
+
+
+def test_kueue_may_hold_and_let_go_of_a_queued_run_and_the_operator_never_touches_its_suspension(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    assert simulation
+    start()
+    kube.apply(run_manifest(namespace, scheduling={"queueName": "team-a"}))
+    until(lambda: reason(kube, namespace) == "WaitingForQuota", 60)
+    job = ["job", "demo-general", "-n", namespace]
+    assert kube.get(*job)["spec"]["suspend"] is True
+    # What Kueue does: it admits, and later takes the quota back.
+    kube.run("patch", *job, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    before = trains(kube, namespace)
+    kube.run("patch", *job, "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    until(lambda: reason(kube, namespace) == "WaitingForQuota", 60)
+    until(lambda: simulation.of(namespace) == [], 60)
+    assert kube.get(*job)["spec"]["suspend"] is True
+    kube.run("patch", *job, "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    after = trains(kube, namespace, after=before["generation"])
+    assert after["restarts"].get("withoutProgress", 0) == 0
+    remove(kube, namespace)
+
+
+def test_a_run_is_scaled_through_the_scale_subresource(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    assert simulation
+    start()
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    kube.run("scale", "skyworkrun/demo", "-n", namespace, "--replicas=2")
+    after = trains(kube, namespace, nodes=2, after=before["generation"])
+    assert after["restarts"].get("withoutProgress", 0) == 0
+    until(lambda: len(simulation.of(namespace)) == 2, 60)
+    with pytest.raises(RuntimeError, match=r"trainer.nodes.min must not be greater than trainer.nodes.max"):
+        kube.run("scale", "skyworkrun/demo", "-n", namespace, "--replicas=1")
+    remove(kube, namespace)
+
+
+def test_a_finished_time_to_live_deletes_the_run_and_a_deadline_ends_it(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    assert simulation
+    start()
+    kube.apply(run_manifest(namespace, activeDeadline="8s", ttlAfterFinished="4s"))
+    trains(kube, namespace)
+    until(lambda: reason(kube, namespace, "Failed") == "DeadlineExceeded", 60)
+    until(lambda: simulation.of(namespace) == [], 60)
+    until(lambda: not kube.items("skyworkruns", "-n", namespace), 60)
+    until(lambda: not kube.items("jobs,pods,configmaps", "-n", namespace, "-l", "skywork.dev/run=demo"), 60)
+
+
+def _quota(namespace: str) -> dict[str, Any]:
+    return {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "q", "namespace": namespace},
+            "spec": {"hard": {"pods": "0"}}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("template", "label", "quota", "expected"),
+    [
+        pytest.param({}, {}, True, "QuotaExceeded", id="the namespace's quota is used up"),
+        pytest.param(
+            {"spec": {"hostNetwork": True}},
+            {"pod-security.kubernetes.io/enforce": "restricted"},
+            False,
+            "PodSecurity",
+            id="the namespace's Pod Security refuses the pods",
+        ),
+        pytest.param(
+            {"spec": {"serviceAccountName": "nobody"}}, {}, False, "ServiceAccountMissing", id="no such ServiceAccount"
+        ),
+        pytest.param(
+            {"spec": {"priorityClassName": "urgent"}}, {}, False, "PriorityClassMissing", id="no such PriorityClass"
+        ),
+        pytest.param(
+            {"spec": {"nodeSelector": {"gpu": "h100"}}}, {}, False, "Unschedulable", id="no node fits"
+        ),
+    ],
+)  # fmt: skip
+def test_why_a_run_does_not_run_is_in_its_condition(
+    kube: Kube,
+    namespace: str,
+    start: Callable[[], Operator],
+    simulation: Simulation,
+    template: dict[str, Any],
+    label: dict[str, str],
+    quota: bool,
+    expected: str,
+) -> None:
+    assert simulation
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace, "labels": label}})
+    if quota:
+        kube.apply(_quota(namespace))
+        until(lambda: kube.get("resourcequota", "q", "-n", namespace).get("status", {}).get("hard"), 30)
+    start()
+    kube.apply(manifest(namespace, changed("trainer.template", template)))
+    until(lambda: reason(kube, namespace) == expected, 60)
+    message = next(c["message"] for c in status(kube, namespace)["conditions"] if c["type"] == "Running")
+    assert message.startswith("stage general: 0 of 3 nodes are ready; "), message
+    remove(kube, namespace)
+
+
+def test_two_operators_with_elections_do_everything_once_and_the_second_takes_over(
+    kube: Kube, namespace: str, start_elected: Callable[[], Operator], simulation: Simulation
+) -> None:
+    first = start_elected()
+    until(lambda: "leads now" in first.log.read_text(), 60)
+    second = start_elected()
+    until(lambda: second.page(second.health, "/healthz"), 60)
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    assert _passes(second) == 0
+    victim = member(simulation, namespace, 1)
+    first.process.send_signal(signal.SIGKILL)
+    first.process.wait()
+    simulation.fail(victim, "Killed", "worker rank 1 was killed by SIGKILL")
+    after = trains(kube, namespace, after=before["generation"])
+    assert after["restarts"]["total"] == 1
+    assert _passes(second) > 0
+    second.process.terminate()
+    assert second.process.wait(30) == 0
+    lease = kube.get("lease", "skywork-operator-leader", "-n", "skywork-system")
+    assert lease["spec"].get("holderIdentity", "") == "", "an operator that ends lets go of the lead"
+    remove(kube, namespace)
+
+
+def test_an_operator_that_is_frozen_longer_than_its_lease_writes_nothing_when_it_wakes(
+    kube: Kube, namespace: str, start_elected: Callable[[], Operator], simulation: Simulation
+) -> None:
+    first = start_elected()
+    until(lambda: "leads now" in first.log.read_text(), 60)
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    first.process.send_signal(signal.SIGSTOP)
+    second = start_elected()
+    until(lambda: second.log.read_text().count("leads now") == 2, 60)
+    simulation.fail(member(simulation, namespace, 1), "Killed", "worker rank 1 was killed by SIGKILL")
+    after = trains(kube, namespace, after=before["generation"])
+    first.process.send_signal(signal.SIGCONT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        second.process.wait(0.1)
+    assert first.process.wait(60) == 1, "it ends, and whoever restarts it makes it a follower"
+    assert trains(kube, namespace)["generation"] == after["generation"]
+    remove(kube, namespace)
+
+
+@pytest.fixture
+def start_elected(account: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
+    started: list[Operator] = []
+
+    def one() -> Operator:
+        started.append(Operator(account, tmp_path / "operator.log", "--leader-election"))
+        return started[-1]
+
+    yield one
+    for operator in started:
+        operator.process.send_signal(signal.SIGCONT)
+        operator.kill()
+    print((tmp_path / "operator.log").read_text()[-3000:])
