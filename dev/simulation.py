@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,9 @@ class Simulation:
     """Plays all kubelets and agents of one control plane; use as a context manager."""
 
     def __init__(self, kubeconfig: Path, *, kubelets: bool = True, port: int = AGENT_PORT) -> None:
-        self.api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
+        connection = config.new_client_from_config(str(kubeconfig))
+        self.api, self._leases = client.CoreV1Api(connection), client.CoordinationV1Api(connection)
+        self._beating: set[str] = set()
         self.pods: dict[str, SimulatedPod] = {}
         """By UID."""
         self.dead: set[str] = set()
@@ -89,6 +92,7 @@ class Simulation:
         self._server = _serve(self._answer, self._port)
         self._thread = threading.Thread(target=self._follow, name="kubelets", daemon=True)
         self._thread.start()
+        threading.Thread(target=self._beat, name="leases", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -103,11 +107,26 @@ class Simulation:
         metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, **(labels or {})}}
         self.api.create_node({"metadata": metadata})
         self.api.patch_node_status(name, {"status": {"allocatable": room, "capacity": room}})
+        lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
+        self._leases.create_namespaced_lease("kube-node-lease", lease)
         self.set_ready(name, "True")
+
+    def _beat(self) -> None:
+        """Renew what tells the control plane that a kubelet lives; a node without it turns Unknown by itself."""
+        while not self._ended.wait(2.0):
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            for name in list(self._beating):
+                body = {"spec": {"renewTime": now}}
+                self._quietly(
+                    lambda name=name, body=body: self._leases.patch_namespaced_lease(name, "kube-node-lease", body)  # type: ignore[misc]
+                )
 
     def set_ready(self, name: str, ready: str) -> None:
         """Say what the control plane says of a node: True, False, or Unknown for one that is silent."""
-        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self._beating.discard(name)
+        if ready == "True":
+            self._beating.add(name)
+        now = _now()
         condition = {"type": "Ready", "status": ready, "reason": "Simulated", "message": "",
                      "lastTransitionTime": now, "lastHeartbeatTime": now}  # fmt: skip
         self.api.patch_node_status(name, {"status": {"conditions": [condition]}})

@@ -101,7 +101,8 @@ def test_a_run_is_deleted_with_all_it_made_while_no_operator_runs(
     "forbidden",
     [
         "get secrets", "create pods", "patch pods --subresource=status", "patch nodes", "delete nodes",
-        "update skyworkruns", "delete configmaps", "create deployments.apps", "get pods --subresource=exec", "create namespaces",
+        "update skyworkruns", "delete configmaps", "create deployments.apps", "get pods --subresource=exec",
+        "create namespaces",
     ],
 )  # fmt: skip
 def test_the_operator_may_not_do_what_it_does_not_need(kube: Kube, account: Path, forbidden: str) -> None:

@@ -44,7 +44,12 @@ def trains(kube: Kube, namespace: str, *, nodes: int = 3, after: int = 0) -> dic
         here = said.get("state") == "Training" and said["nodes"]["training"] == nodes
         return said if here and said["generation"] > after else None
 
-    seen: dict[str, Any] = until(found, 60)
+    try:
+        seen: dict[str, Any] = until(found, 45)
+    except AssertionError:
+        print(json.dumps(status(kube, namespace), indent=1))
+        print(kube.run("get", "pods", "-n", namespace, "-o", "wide"))
+        raise
     return seen
 
 
