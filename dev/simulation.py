@@ -8,8 +8,8 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from skywork_trainer.config import (
 )
 
 STEPS_PER_SECOND = 10.0
+ENDING_SECONDS = 1.0
+"""From the deletion of a pod to the end of its containers."""
 
 
 @dataclass
@@ -44,6 +46,7 @@ class SimulatedPod:
     """When it was given its membership."""
     failure: tuple[int, Failure] | None = None
     """Generation that failed here, and why."""
+    ending: bool = False
 
     def status(self, now: float) -> AgentStatus:
         """What its agent says."""
@@ -75,8 +78,7 @@ class Simulation:
     """Plays all kubelets and agents of one control plane; use as a context manager."""
 
     def __init__(self, kubeconfig: Path, *, kubelets: bool = True, port: int = AGENT_PORT) -> None:
-        connection = config.new_client_from_config(str(kubeconfig))
-        self.api, self._leases = client.CoreV1Api(connection), client.CoordinationV1Api(connection)
+        self.api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
         self._beating: set[str] = set()
         self.pods: dict[str, SimulatedPod] = {}
         """By UID."""
@@ -107,19 +109,15 @@ class Simulation:
         metadata = {"name": name, "labels": {"kubernetes.io/hostname": name, **(labels or {})}}
         self.api.create_node({"metadata": metadata})
         self.api.patch_node_status(name, {"status": {"allocatable": room, "capacity": room}})
-        lease = {"metadata": {"name": name}, "spec": {"holderIdentity": name, "leaseDurationSeconds": 40}}
-        self._leases.create_namespaced_lease("kube-node-lease", lease)
         self.set_ready(name, "True")
 
     def _beat(self) -> None:
-        """Renew what tells the control plane that a kubelet lives; a node without it turns Unknown by itself."""
+        """Say what tells the control plane that a kubelet lives; a node without it turns Unknown by itself."""
         while not self._ended.wait(2.0):
-            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            beat = {"status": {"conditions": [{"type": "Ready", "status": "True", "lastHeartbeatTime": _now()}]}}
             for name in list(self._beating):
-                body = {"spec": {"renewTime": now}}
-                self._quietly(
-                    lambda name=name, body=body: self._leases.patch_namespaced_lease(name, "kube-node-lease", body)  # type: ignore[misc]
-                )
+                with suppress(client.ApiException):
+                    self.api.patch_node_status(name, beat)
 
     def set_ready(self, name: str, ready: str) -> None:
         """Say what the control plane says of a node: True, False, or Unknown for one that is silent."""
@@ -130,8 +128,10 @@ class Simulation:
         condition = {"type": "Ready", "status": ready, "reason": "Simulated", "message": "",
                      "lastTransitionTime": now, "lastHeartbeatTime": now}  # fmt: skip
         self.api.patch_node_status(name, {"status": {"conditions": [condition]}})
-        taints = None if ready == "True" else [{"key": "node.kubernetes.io/unreachable", "effect": "NoSchedule"}]
-        self.api.patch_node(name, {"spec": {"taints": taints}})
+
+    def untainted(self) -> bool:
+        """Whether every node may be scheduled onto."""
+        return all(not node.spec.taints for node in self.api.list_node().items)
 
     def of(self, namespace: str) -> list[SimulatedPod]:
         """Pods of a namespace that run, by name."""
@@ -172,7 +172,9 @@ class Simulation:
         if pod is None:
             pod = self._start(body, node)
         if self._kubelets and "deletionTimestamp" in metadata:
-            self._end(pod, 75)
+            if not pod.ending:
+                pod.ending = True
+                threading.Timer(ENDING_SECONDS, self._end, (pod, 75)).start()
             return
         text = (metadata.get("annotations") or {}).get(MEMBERSHIP_ANNOTATION)
         word = Membership.model_validate_json(text) if text else None

@@ -36,7 +36,7 @@ async def act(cluster: Cluster, body: dict[str, Any], plan: Plan, now: float) ->
         await cluster.resize_job(namespace, job, pods)
     # What training waits for comes first; what makes room for later pods may wait for that.
     await _all(_annotate(cluster, namespace, pod, word) for pod, word in plan.memberships)
-    await _all(cluster.untrack_pod(namespace, pod.name, pod.uid) for pod in plan.untrack)
+    await _all(cluster.untrack_pod(namespace, pod.name, pod.uid) for pod in (*plan.untrack, *plan.delete_pods))
     await _all(cluster.forget_pod(namespace, pod.name, pod.uid) for pod in plan.forget)
     await _all(
         cluster.admit_pod(namespace, pod.name, pod.uid, gate=PLACEMENT_GATE, avoid=avoid) for pod, avoid in plan.admit
