@@ -72,7 +72,7 @@ class Election:
 
     async def win(self) -> None:
         """Return once this candidate leads."""
-        while not await self._try():  # noqa: ASYNC110 - there is nobody who could set an event
+        while not await self.attempt():  # noqa: ASYNC110 - there is nobody who could set an event
             await asyncio.sleep(self._retry)
         _log.info("%s leads now", self._identity)
 
@@ -80,7 +80,7 @@ class Election:
         """Renew until that has failed for too long; return then, when `leads()` is false already."""
         while self.leads():
             await asyncio.sleep(self._retry)
-            await self._try()
+            await self.attempt()
         _log.error("%s could not renew the Lease %s for %.0f s", self._identity, self._name, RENEW_WITHIN_SECONDS)
 
     async def release(self) -> None:
@@ -93,7 +93,8 @@ class Election:
             lease["spec"] |= {"holderIdentity": "", "leaseDurationSeconds": 1}
             await self._leases.put_lease(self._namespace, self._name, lease)
 
-    async def _try(self) -> bool:
+    async def attempt(self) -> bool:
+        """Take or renew the Lease once; whether it is this candidate's now."""
         # Before the calls: the Lease was certainly ours at this moment, whenever the answer comes.
         asked = self._clock()
         try:
