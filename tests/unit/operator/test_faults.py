@@ -202,3 +202,10 @@ def test_the_status_tells_what_failed_last_and_how_often_each_kind_did() -> None
     assert last is not None and (last.reason, last.repeats) == ("Killed", 1)
     assert "SIGKILL" in last.message
     assert run(decided.status).status.restarts.total == 1
+
+
+def test_failures_before_the_first_step_are_never_taken_for_the_same_step_failing() -> None:
+    restarts = Restarts()
+    for _ in range(4):
+        restarts = counted(restarts, error(step=None, text="RuntimeError: could not connect"), step=30)
+        assert gives_up(restarts, budget=5) is None

@@ -267,3 +267,18 @@ def test_a_pass_over_each_of_these_states_changes_nothing_the_second_time() -> N
         once = plan(seen)
         again = plan(replace(seen, run=replace(seen.run, status=once.status)), NOW + 3)
         assert (again.status, again.events) == (once.status, ())
+
+
+def test_members_keep_their_places_before_newcomers_with_lower_indexes() -> None:
+    newcomer, kept = pod(0), [replace(pod(i, generation=1), name=f"kept-{i}") for i in (1, 2)]
+    broken = replace(pod(3, generation=1), phase="Failed", agent=None)
+    nodes = {"min": 2, "max": 2, "spares": 2}
+    decided = plan(world(newcomer, *kept, broken, status=training(), trainer={"nodes": nodes}))
+    assert [p.name for p, w in decided.memberships if w.role is Role.TRAIN] == ["kept-1", "kept-2"]
+
+
+def test_a_member_that_does_not_answer_for_a_moment_is_a_member_still() -> None:
+    quiet = [*members(2, nodes=3), replace(pod(2, generation=1), agent=None)]
+    decided = plan(world(*quiet, status=training(), trainer={"nodes": {"min": 1, "max": 3, "shrinkAfter": "0s"}}))
+    assert decided.memberships == ()
+    assert decided.status.restarts.total == 0
