@@ -63,12 +63,13 @@ def test_a_dead_node_s_pod_is_replaced_and_the_node_s_return_does_no_harm(enviro
     run["spec"]["trainer"]["nodes"] = {"min": 2, "max": 3, "shrinkAfter": "0s", "growAfter": "5s"}
     runs.start(environment, run)
     before = runs.at_step(environment, "frozen", 10)
-    dead = runs.pods(environment, "frozen")[1]
+    pods = runs.pods(environment, "frozen")
+    dead = pods[1]
+    survivors = {p["metadata"]["uid"] for p in pods} - {dead["metadata"]["uid"]}
     freezing.freeze(node_number(dead))
     record = recovered(environment, "frozen", after=before["generation"])
     assert record["reason"] == "NodeLost"
     assert runs.get(environment, "frozen")["nodes"]["training"] >= 2
-    survivors = {p["metadata"]["uid"] for p in runs.pods(environment, "frozen")} - {dead["metadata"]["uid"]}
     # Nobody deleted anything by hand: the replacement comes, elsewhere, and the world takes it in.
     until(lambda: runs.get(environment, "frozen")["nodes"]["training"] == 3)
     grown = runs.pods(environment, "frozen")

@@ -172,7 +172,10 @@ def test_every_default_is_filled_in_by_the_schema(kube: Kube, namespace: str) ->
         "kernels": "Torch", "offload": "None",
     }  # fmt: skip
     assert (spec["checkpoints"]["keepLast"], spec["checkpoints"]["keepBest"]) == (3, 0)
-    assert spec["failurePolicy"] == {"restartsWithoutProgress": 5}
+    assert spec["failurePolicy"] == {
+        "restartsWithoutProgress": 5, "window": "6h", "backoff": {"first": "1s", "max": "1m"}, "nodeLostAfter": "3s",
+        "avoidNodes": {"strikes": 3, "forgiveAfter": "6h", "max": 4},
+    }  # fmt: skip
 
 
 def test_short_name_category_and_columns_answer_the_daily_questions(kube: Kube, namespace: str) -> None:
