@@ -1,6 +1,7 @@
 """Workers that show no progress: when that is a hang, where they stand, and what the agent does about it."""
 
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,6 +128,42 @@ def test_compiling_validating_saving_and_restoring_may_take_longer_than_a_step(a
     until(lambda: float(metric(agent, "skywork_agent_longest_silence_seconds")) > 3 * 0.7)
     said = agent.status()
     assert said is not None and (said.phase, said.failure) == ("Training", None)
+
+
+def test_a_worker_that_crashes_after_its_world_was_found_to_hang_does_not_change_what_is_told(agent: Agent) -> None:
+    agent.say(1)
+    workers = agent.training(1).workers
+    agent.order(1, "hang")
+    agent.phase("Failed")
+    os.kill(workers[0], signal.SIGABRT)
+    until(lambda: _exits(agent).get("Crashed") == 1)
+    said = agent.status()
+    assert said is not None and said.failure is not None and said.failure.reason == HANG
+    until(lambda: _exits(agent) == {"Crashed": 1, "Stopped": 1})
+    said = agent.status()
+    assert said is not None and said.failure is not None and said.failure.reason == HANG
+
+
+def test_a_worker_that_hangs_before_its_first_sign_is_not_ended_by_the_question_where_it_stands(
+    tmp_path: Path,
+) -> None:
+    config = run_config(tmp_path).model_copy(update={"hang": HangLimits(init=0.7)})
+    started = Agent(tmp_path, config.model_dump_json())
+    try:
+        (tmp_path / "orders/mute").touch()
+        started.say(1)
+        said = started.phase("Failed").failure
+        assert said is not None and said.reason == HANG
+        until(lambda: sum(_exits(started).values()) == 2)
+        assert _exits(started) == {"Stopped": 2}
+    finally:
+        started.process.kill()
+        started.process.wait()
+
+
+def _exits(agent: Agent) -> dict[str, int]:
+    found = re.findall(r'skywork_agent_worker_exits_total{reason="(\w+)"} (\d+)', agent.get("/metrics")[1])
+    return {reason: int(count) for reason, count in found}
 
 
 def metric(agent: Agent, name: str) -> str:
