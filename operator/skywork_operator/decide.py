@@ -67,6 +67,7 @@ def _check(run: Run) -> None:
     """Raise ValueError when a stage or a preparation cannot be rendered, whenever its turn would be."""
     # The last stage's configuration holds all the others.
     run_config(run, run.spec.stages[-1].name)
+    report.stages_before_start(run)
     preparation.check(run.spec)
     for name in prepared_by_name(run.spec):
         try:

@@ -92,6 +92,15 @@ def test_every_example_is_accepted(kube: Kube, path: Path) -> None:
         ),
         pytest.param("checkpoints", {}, 'missing required field "uri" in', id="nowhere to save"),
         pytest.param("initialWeights", {"uri": "llama"}, "spec.initialWeights.uri", id="weights without a scheme"),
+        pytest.param(
+            "startFrom", {"uri": "s3://runs/parent"}, 'missing required field "step" in', id="a fork of no step"
+        ),
+        pytest.param(
+            "startFrom",
+            {"uri": "s3://runs/demo", "step": 5},
+            "spec.startFrom.uri must not be spec.checkpoints.uri",
+            id="a fork of itself",
+        ),
         pytest.param("model.ropeTheta", "much", "spec.model.ropeTheta", id="a theta in words"),
         pytest.param("checkpoints.keepLast", 0, "spec.checkpoints.keepLast", id="keeping none"),
         pytest.param("checkpoints.every", "often", "spec.checkpoints.every", id="an interval in words"),
@@ -132,6 +141,7 @@ def test_a_name_too_long_for_jobs_and_pods_is_refused(kube: Kube, namespace: str
         ("batch.globalTokens", "2048", "spec.batch is immutable"),
         ("checkpoints.uri", "s3://runs/other", "spec.checkpoints.uri is immutable"),
         ("initialWeights", {"uri": "s3://open/llama"}, "spec.initialWeights is immutable"),
+        ("startFrom", {"uri": "s3://runs/parent", "step": 5}, "spec.startFrom is immutable"),
     ],
 )
 def test_the_past_of_a_run_cannot_be_edited(kube: Kube, namespace: str, path: str, value: Any, named: str) -> None:
@@ -149,6 +159,15 @@ def test_the_weights_a_run_began_with_can_neither_be_exchanged_nor_forgotten(kub
         spec = {name: value for name, value in begun.items() if name != "initialWeights"}
         with pytest.raises(CommandError, match=r"spec\.initialWeights is immutable"):
             kube.apply(manifest(namespace, spec | ({"initialWeights": other} if other else {})))
+
+
+def test_a_run_begins_with_another_s_checkpoint_or_with_weights_not_with_both(kube: Kube, namespace: str) -> None:
+    spec = changed("startFrom", {"uri": "s3://runs/parent", "step": 5})
+    with pytest.raises(CommandError, match=r"only one of spec\.startFrom and spec\.initialWeights"):
+        kube.apply(manifest(namespace, spec | {"initialWeights": {"uri": "s3://open/llama"}}))
+    kube.apply(manifest(namespace, spec))
+    with pytest.raises(CommandError, match=r"spec\.startFrom is immutable"):
+        kube.apply(manifest(namespace, spec | {"startFrom": {"uri": "s3://runs/parent", "step": 6}}))
 
 
 def test_what_may_change_can_be_changed(kube: Kube, namespace: str) -> None:

@@ -315,6 +315,13 @@ class HangLimits(_Frozen):
         return max(self.of(section) for section in Section)
 
 
+class StartFrom(_Frozen):
+    """A checkpoint of another run to begin with: its weights, its moments and its step."""
+
+    uri: str
+    step: Annotated[int, Field(ge=1)]
+
+
 class Attention(StrEnum):
     """Whether a token sees the documents before its own in the same sequence."""
 
@@ -336,6 +343,8 @@ class RunConfig(_Frozen):
     """Folder or tokenizer.json of the tokenizer; checked against the model's vocabulary and the sources' indexes."""
     initial_weights_uri: str | None = None
     """Folder of a Llama in Hugging Face's format to begin with; read only while the run has no checkpoint."""
+    start_from: StartFrom | None = None
+    """Checkpoint of another run to begin with instead; read only while the run has no checkpoint of its own."""
     engine: Engine = Engine()
     optimizer: Optimizer = Optimizer()
     sequence_length: Annotated[int, Field(ge=8)]
@@ -359,6 +368,8 @@ class RunConfig(_Frozen):
             if unknown:
                 raise ValueError(f"stages[{stage.name}].mixture names {sorted(unknown)}; sources are {sorted(known)}")
             pieces(stage.mixture, f"stages[{stage.name}].mixture")
+        if self.start_from is not None and self.initial_weights_uri is not None:
+            raise ValueError("startFrom and initialWeights are given: only one of them can be what the run begins with")
         first = self.stages[0]
         if first.learning_rate.peak is None:
             raise ValueError(f"stages[{first.name}].learningRate.peak is missing: no stage before it has a rate")

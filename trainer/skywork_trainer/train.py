@@ -19,6 +19,7 @@ import torch
 from skywork_trainer import schedule
 from skywork_trainer.batch import micro_batches, rank_sequences
 from skywork_trainer.checkpoint import CheckpointMismatch
+from skywork_trainer.checkpoint.forking import fork, forked_counters
 from skywork_trainer.checkpoint.history import recent_losses
 from skywork_trainer.checkpoint.local import local_folder
 from skywork_trainer.checkpoint.manifest import Counters, Manifest
@@ -27,7 +28,7 @@ from skywork_trainer.checkpoint.returning import roll_back
 from skywork_trainer.checkpoint.saver import DataIdentity, Snapshot
 from skywork_trainer.checkpoint.saving import Due, Saving
 from skywork_trainer.collectives import World
-from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, Section, SpikeAction
+from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, Section, SpikeAction, StartFrom
 from skywork_trainer.engine import Engine
 from skywork_trainer.engine.initial import draw_weights
 from skywork_trainer.exchange.start import load_initial_weights
@@ -176,6 +177,7 @@ class Trainer:
             check_compatible(manifest, self._config, self._data_identity(manifest))
             if candidates.load(manifest, self._engine):
                 break
+        start = self._config.start_from
         (corrupt,) = self._world.sum([len(candidates.corrupt) if self._world.rank == 0 else 0])
         if manifest is not None:
             self._resume_from(manifest, durable=not candidates.is_local(manifest))
@@ -185,6 +187,8 @@ class Trainer:
                 "written. Restore the objects, or give this run a checkpoints.uri of its own; nothing was overwritten",
                 reason="CheckpointCorrupt",
             )
+        elif start is not None and start.step in self._stage_steps:
+            self._fork(start)
         elif self._stage_steps.start > 0:
             raise CheckpointMismatch(
                 f"stage {self._config.stage!r} starts at step {self._stage_steps.start}, and there is no checkpoint at "
@@ -208,6 +212,13 @@ class Trainer:
         self._reporter.warned(self._stream.warnings())
         self._report_data()
         self._reporter.validated(self._counters.validation, stage_start=self._counters.stage_start_validation)
+
+    def _fork(self, start: StartFrom) -> None:
+        manifest = fork(start, self._config, self._engine, self._world, data=self._data_identity)
+        begins = manifest.step == self._stage_steps.start or manifest.stage != self._config.stage
+        self._counters = forked_counters(manifest, start, stage_begins=begins)
+        self._step = manifest.step
+        self._saving.resume(parent="", step=self._step, counters=self._counters, durable=False)
 
     def _resume_from(self, manifest: Manifest, *, durable: bool) -> None:
         counters = manifest.counters

@@ -65,6 +65,16 @@ class InitialWeights(Base):
     model block that fits."""
 
 
+class StartFrom(Base):
+    """A checkpoint of another run to begin with: learning-rate probes, mixture ablations."""
+
+    uri: Uri
+    """The other run's checkpoints.uri; it is only read."""
+    step: Annotated[int, Field(ge=1, le=1000000000)]
+    """Step of the checkpoint; `skywork checkpoints list` prints those there are. Stages of this run that end there or
+    before are not trained: give them as the other run has them, so that the data goes on where it stopped."""
+
+
 class Trainer(Base):
     """The pods that train."""
 
@@ -318,6 +328,19 @@ class SkyworkRunSpec(Base):
                 "spec.initialWeights is immutable: start another run to change it",
             ),
             (
+                "has(self.startFrom) == has(oldSelf.startFrom) "
+                "&& (!has(self.startFrom) || self.startFrom == oldSelf.startFrom)",
+                "spec.startFrom is immutable: start another run to change it",
+            ),
+            (
+                "!has(self.startFrom) || !has(self.initialWeights)",
+                "only one of spec.startFrom and spec.initialWeights can be what the run begins with",
+            ),
+            (
+                "!has(self.startFrom) || self.startFrom.uri != self.checkpoints.uri",
+                "spec.startFrom.uri must not be spec.checkpoints.uri: a fork has a folder of its own",
+            ),
+            (
                 "self.checkpoints.uri == oldSelf.checkpoints.uri",
                 "spec.checkpoints.uri is immutable: it names this run's past",
             ),
@@ -357,6 +380,9 @@ class SkyworkRunSpec(Base):
     initial_weights: InitialWeights | None = None
     """Weights to begin with, for continued pre-training of an open model; read only while the run has no checkpoint.
     Left out, weights are random."""
+    start_from: StartFrom | None = None
+    """Checkpoint of another run to begin with: its weights, optimizer state and step. Read only while the run has no
+    checkpoint of its own."""
     tokenizer: Tokenizer
     """The tokenizer of all sources and domains."""
     trainer: Trainer

@@ -13,9 +13,10 @@ SUSPENDING_POLL_SECONDS = 2.0
 
 def current_stage(draft: Draft, world: World) -> str | None:
     """First stage whose last step is not committed; records the end of each stage whose Job is complete."""
+    past = report.stages_before_start(world.run)
     for stage in world.run.spec.stages:
         record = report.stage_record(draft.status, stage.name)
-        if record is not None and record.completion_time is not None:
+        if stage.name in past or (record is not None and record.completion_time is not None):
             continue
         job = world.jobs.get(stage.name)
         if job is None or not job.complete:

@@ -105,6 +105,9 @@ def awaited(spec: SkyworkRunSpec, status: SkyworkRunStatus, stage: str) -> list[
         read |= {domain.name for domain in spec.validation.domains}
     else:
         wanted |= {domain.name for domain in spec.validation.domains}
+        # A fork starts with a later stage, whose trainer still opens what the stages before it drew from.
+        before = list(mixtures)[: list(mixtures).index(stage)]
+        wanted |= {source for name in before for source in mixtures[name]}
     return [name for name in order(spec, sorted(wanted)) if name not in read]
 
 

@@ -40,6 +40,25 @@ def newest_progress(pods: Sequence[Pod]) -> AgentStatus | None:
     return max(said, key=lambda w: (w.generation, w.progress.time if w.progress else 0.0), default=None)
 
 
+def stages_before_start(run: Run) -> frozenset[str]:
+    """Stages that a fork of another run does not train: they end with its first checkpoint, or before.
+
+    Raises ValueError when no stage is left.
+    """
+    start = run.spec.start_from
+    if start is None:
+        return frozenset()
+    names = [stage.name for stage in run.spec.stages]
+    config = run_config(run, names[-1])
+    past = frozenset(name for index, name in enumerate(names) if config.stage_steps(index).stop <= start.step)
+    if len(past) == len(names):
+        last = config.stage_steps(len(names) - 1).stop
+        raise ValueError(
+            f"startFrom.step {start.step} is not before the end of the last stage (step {last}): append a stage"
+        )
+    return past
+
+
 def stage_record(status: SkyworkRunStatus, stage: str) -> StageStatus | None:
     """What the status holds about a stage."""
     return next((record for record in status.stages if record.name == stage), None)

@@ -27,6 +27,7 @@ def run_config(run: Run, stage: str) -> trainer.RunConfig:
         model=_model(spec),
         tokenizer_uri=spec.tokenizer.uri,
         initial_weights_uri=spec.initial_weights.uri if spec.initial_weights else None,
+        start_from=trainer.StartFrom(**spec.start_from.model_dump()) if spec.start_from else None,
         engine=_engine(spec.engine),
         optimizer=trainer.Optimizer(
             beta1=float(spec.optimizer.betas[0]),

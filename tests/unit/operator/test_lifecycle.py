@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.policies.membership import world_sizes
+from skywork_operator.render import run_config
 from skywork_operator.world import Job, Plan, Pod, World
 from skywork_trainer.config import HANG, AgentPhase, AgentStatus, Failure, Role
 
@@ -282,3 +283,30 @@ def test_a_member_that_does_not_answer_for_a_moment_is_a_member_still() -> None:
     decided = plan(world(*quiet, status=training(), trainer={"nodes": {"min": 1, "max": 3, "shrinkAfter": "0s"}}))
     assert decided.memberships == ()
     assert decided.status.restarts.total == 0
+
+
+# -- forks -----------------------------------------------------------------------------------------------------------
+
+
+def fork(step: int) -> dict[str, Any]:
+    return {"startFrom": {"uri": "s3://runs/parent", "step": step}}
+
+
+def test_a_fork_begins_with_the_first_stage_that_its_checkpoint_does_not_end() -> None:
+    steps = run_config(run(), "general").stage_steps(0)
+    inside = plan(World(run=run(**fork(steps.stop - 1))))
+    assert inside.status.stage == "general"
+    behind = plan(World(run=run(**fork(steps.stop))))
+    assert behind.status.stage == "stem"
+    assert [record.name for record in behind.status.stages] == ["stem"]
+    assert [m["metadata"]["name"] for m in behind.objects if m["kind"] == "Job"] == ["demo-stem"]
+
+
+def test_a_fork_behind_the_last_stage_is_refused_with_the_step_where_that_ends() -> None:
+    last = run_config(run(), "stem").stage_steps(1).stop
+    refused = plan(World(run=run(**fork(last))))
+    assert refused.objects == ()
+    assert condition(refused.status, "Accepted") == ("False", "InvalidSpec")
+    assert refused.events[0].message == (
+        f"startFrom.step {last} is not before the end of the last stage (step {last}): append a stage"
+    )

@@ -99,7 +99,7 @@ class Audit:
     samples_skipped: int
     """Left out on purpose, by rollbacks."""
     losses: list[float]
-    """Of every step; not a number where it was left out."""
+    """Of every step that the run trained; not a number where it was left out."""
 
     def to_json(self) -> dict[str, object]:
         """Return the audit with camelCase keys."""
@@ -150,6 +150,6 @@ def audit(store: Store) -> Audit:
         substituted += len(history.substituted)
         losses.append(history.losses)
         identity, expected_end = history.parent, history.first_step
-    lost += expected_end * (newest.global_batch_sequences)
+    lost += (expected_end - newest.counters.forked_step) * newest.global_batch_sequences
     ordered = [loss for link in reversed(losses) for loss in link]
     return Audit(newest.id, newest.step, consumed, lost, repeated, substituted, skipped, ordered)

@@ -57,6 +57,10 @@ class Counters(_Frozen):
     """Time that this chain's generations have trained for."""
     initial_weights_uri: str = ""
     """Where the weights lay that the run began with; empty where they were drawn."""
+    forked_from: str = ""
+    """Checkpoint of another run that the run began with, with the folder it lay in; empty for most."""
+    forked_step: int = 0
+    """Its step: what this run's history begins behind."""
 
 
 class Manifest(_Frozen):

@@ -118,6 +118,17 @@ class Candidates:
 
 def check_compatible(manifest: Manifest, config: RunConfig, data: DataIdentity) -> None:
     """Raise CheckpointMismatch, naming all that differs, unless this run is the one that made the checkpoint."""
+    differences = other_future(manifest, config, data) + other_past(manifest, config, data)
+    if differences:
+        raise CheckpointMismatch(
+            f"checkpoint {manifest.id} at {config.checkpoints.uri} was made with another configuration: "
+            f"{'; '.join(differences)} differ. Restore what was changed, or give this run a checkpoints.uri of its "
+            "own; nothing was overwritten"
+        )
+
+
+def other_future(manifest: Manifest, config: RunConfig, data: DataIdentity) -> list[str]:
+    """Return what no run could go on with that is not so here: the model, its tokenizer, what a step is."""
     differences = []
     if manifest.model_hash != config.model_hash:
         theirs, ours = manifest.model.model_dump(), config.model.model_dump()
@@ -125,17 +136,21 @@ def check_compatible(manifest: Manifest, config: RunConfig, data: DataIdentity) 
         differences.append(f"the model ({', '.join(fields) or 'its hash'})")
     if manifest.tokenizer_sha256 != data.tokenizer_sha256:
         differences.append(f"the tokenizer (was {manifest.tokenizer_sha256[:12]}, is {data.tokenizer_sha256[:12]})")
-    for name in ("sequence_length", "global_batch_sequences", "seed"):
-        if getattr(manifest, name) != getattr(config, name):
-            differences.append(f"{name} (was {getattr(manifest, name)}, is {getattr(config, name)})")
+    return differences + _changed(manifest, config, "sequence_length", "global_batch_sequences")
+
+
+def other_past(manifest: Manifest, config: RunConfig, data: DataIdentity) -> list[str]:
+    """Return what decided the order of the data so far and is not so here."""
+    differences = _changed(manifest, config, "seed")
     for source, fingerprint in manifest.fingerprints.items():
         if source in data.fingerprints and data.fingerprints[source] != fingerprint:
             differences.append(f"the shards of source {source!r}")
-    if not differences and manifest.past_hash != data.past_hash:
+    known = differences or other_future(manifest, config, data)
+    if not known and manifest.past_hash != data.past_hash:
         differences.append("the stages or mixtures trained so far")
-    if differences:
-        raise CheckpointMismatch(
-            f"checkpoint {manifest.id} at {config.checkpoints.uri} was made with another configuration: "
-            f"{'; '.join(differences)} differ. Restore what was changed, or give this run a checkpoints.uri of its "
-            "own; nothing was overwritten"
-        )
+    return differences
+
+
+def _changed(manifest: Manifest, config: RunConfig, *names: str) -> list[str]:
+    pairs = [(name, getattr(manifest, name), getattr(config, name)) for name in names]
+    return [f"{name} (was {was}, is {now})" for name, was, now in pairs if was != now]

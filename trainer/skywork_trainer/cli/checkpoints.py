@@ -93,7 +93,7 @@ def _show(arguments: argparse.Namespace) -> int:
         ("size", f"{told['size_bytes']:,} bytes in {len(m.files)} files, {told['parameters']:,} parameters"),
         ("model", ", ".join(f"{name} {value}" for name, value in model.items())),
         ("batch", f"{m.global_batch_sequences} sequences of {m.sequence_length} tokens, seed {m.seed}"),
-        ("began with", m.counters.initial_weights_uri or "weights drawn at random"),
+        ("began with", m.counters.forked_from or m.counters.initial_weights_uri or "weights drawn at random"),
         ("train loss", "unknown" if m.counters.train_loss is None else f"{m.counters.train_loss:.4f}"),
         *(("validation", f"{d.domain} {d.loss:.4f} at step {d.step:,}") for d in m.counters.validation),
         *(("source", f"{name}, {n:,} sequences in this stage") for name, n in m.counters.source_sequences.items()),
