@@ -36,6 +36,9 @@ bench-checkpoint: setup ## the stall of a save and a start on another world, bes
 bench-train: setup ## tokens/s, memory and MFU beside bare torch and FSDP2; on a GPU where there is one
 	@$(PY) -m dev.bench train
 
+bench-operator: setup ## runs brought to training and their cost, beside Kubeflow's training-operator
+	@$(PY) -m dev.bench operator
+
 SEED ?= 1
 MINUTES ?= 30
 chaos: setup      ## faults by dice on the development cluster; make chaos SEED=7 MINUTES=30
@@ -50,4 +53,4 @@ cluster-down: setup   ## stop it and remove every trace
 cluster-status: setup ## what runs, and where the kubeconfig is
 	@$(PY) -m dev.cluster status
 
-.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint bench-train chaos cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint bench-train bench-operator chaos cluster-up cluster-down cluster-status

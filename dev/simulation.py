@@ -1,7 +1,8 @@
 """Nodes without machines: kubelets and agents that only answer, for control planes without nodes.
 
 Every pod that is scheduled turns Running at an address of its own in 127.0.0.0/8; one HTTP server answers for all of
-them as their agents would, by the membership that the operator gave each.
+them as their agents would, by the membership that the operator gave each. With `kubelets=False` others play the
+kubelets.
 """
 
 import json
@@ -48,18 +49,18 @@ class SimulatedPod:
     """Generation that failed here, and why."""
     ending: bool = False
 
-    def status(self, now: float) -> AgentStatus:
+    def status(self, now: float, steps_per_second: float) -> AgentStatus:
         """What its agent says."""
         word = self.membership
         if word is None or word.role is not Role.TRAIN:
             return AgentStatus(phase=AgentPhase.STANDBY)
         failed = self.failure is not None and self.failure[0] == word.generation
-        steps = int((now - self.since) * STEPS_PER_SECOND)
+        steps = 1 + int((now - self.since) * steps_per_second)
         progress = Progress(
             time=now,
             section="step",
             step=steps,
-            first_step_time=self.since + 0.1 if steps else 0.0,
+            first_step_time=self.since,
             initialized_time=self.since,
             restored_time=self.since,
         )
@@ -77,21 +78,21 @@ class SimulatedPod:
 class Simulation:
     """Plays all kubelets and agents of one control plane; use as a context manager."""
 
-    def __init__(self, kubeconfig: Path, *, kubelets: bool = True, port: int = AGENT_PORT) -> None:
+    def __init__(self, kubeconfig: Path, *, kubelets: bool = True, steps_per_second: float = STEPS_PER_SECOND) -> None:
         self.api = client.CoreV1Api(config.new_client_from_config(str(kubeconfig)))
         self._beating: set[str] = set()
         self.pods: dict[str, SimulatedPod] = {}
         """By UID."""
         self.dead: set[str] = set()
         """Nodes whose kubelets and agents are silent."""
-        self._kubelets, self._port = kubelets, port
+        self._kubelets, self.steps_per_second = kubelets, steps_per_second
         self._by_address: dict[str, SimulatedPod] = {}
         self._numbers = 0
         self._ended = threading.Event()
         self._watch = watch.Watch()
 
     def __enter__(self) -> "Simulation":
-        self._server = _serve(self._answer, self._port)
+        self._server = _serve(self._answer, AGENT_PORT)
         self._thread = threading.Thread(target=self._follow, name="kubelets", daemon=True)
         self._thread.start()
         threading.Thread(target=self._beat, name="leases", daemon=True).start()
@@ -169,6 +170,8 @@ class Simulation:
         if not node or node in self.dead:
             return
         pod = self.pods.get(uid)
+        if pod is None and not self._kubelets and not body["status"].get("podIP"):
+            return
         if pod is None:
             pod = self._start(body, node)
         if self._kubelets and "deletionTimestamp" in metadata:
@@ -224,7 +227,7 @@ class Simulation:
         pod = self._by_address.get(address)
         if pod is None or pod.node in self.dead:
             return None
-        return pod.status(time.time()).model_dump_json()
+        return pod.status(time.time(), self.steps_per_second).model_dump_json()
 
 
 def _ready(ready: bool) -> dict[str, str]:
@@ -260,6 +263,9 @@ def _serve(answer: Callable[[str], str | None], port: int) -> ThreadingHTTPServe
         daemon_threads = True
         request_queue_size = 1024
         allow_reuse_address = True
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """An operator that was killed is no news."""
 
     server = Server(("127.0.0.1" if port == 0 else "0.0.0.0", port), Handler)
     threading.Thread(target=server.serve_forever, args=(0.05,), name="agents", daemon=True).start()

@@ -13,6 +13,7 @@ _GROUPS = {
     "data": ("order", "reading", "stalls", "preparing"),
     "checkpoint": ("checkpointing",),
     "train": ("training",),
+    "operator": ("operating",),
 }
 
 

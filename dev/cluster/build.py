@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dev.cluster.paths import TOOLS, cache
@@ -30,6 +30,9 @@ class Group:
     ldflags: str = ""
     target: str = "tool"
     rename: tuple[str, str] | None = None
+    # Where the module lies says nothing of what comes out: not in the repr, by which builds are cached.
+    source: Path = field(default=TOOLS, repr=False)
+    """Folder that holds the module's own, called `name`."""
 
 
 GROUPS = (
@@ -51,6 +54,9 @@ GROUPS = (
     Group(name="s3", programs=("versitygw",)),
     Group(name="pause", programs=("pause",), target="."),
 )
+
+KWOK = Group(name="kwok", programs=("kwok",))
+"""Fake nodes, for benchmarks only."""
 
 PACKAGES = {
     "nft": "nftables",
@@ -74,7 +80,7 @@ def ensure_built(say: Callable[[str], None]) -> Path:
     links = cache() / "bin" / "current"
     links.mkdir(parents=True, exist_ok=True)
     for group in GROUPS:
-        folder = _build(group, say)
+        folder = build(group, say)
         for program in group.programs:
             link = links / program
             if not link.is_symlink() or link.resolve() != folder / program:
@@ -85,8 +91,9 @@ def ensure_built(say: Callable[[str], None]) -> Path:
     return links
 
 
-def _build(group: Group, say: Callable[[str], None]) -> Path:
-    source = TOOLS / group.name
+def build(group: Group, say: Callable[[str], None]) -> Path:
+    """Folder with the group's programs, built unless it is there; raises RuntimeError with the compiler's words."""
+    source = group.source / group.name
     digest = hashlib.sha256(repr(group).encode())
     for path in sorted(source.iterdir()):
         digest.update(path.name.encode() + path.read_bytes())

@@ -79,7 +79,8 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
             str(binaries / "kube-controller-manager"), f"--kubeconfig={manager}", "--bind-address=127.0.0.1",
             f"--secure-port={first.manager}", "--leader-elect=false", "--use-service-account-credentials",
             f"--root-ca-file={pki.ca}", f"--service-account-private-key-file={pki.folder}/sa.key",
-            "--node-monitor-grace-period=10s", "--node-monitor-period=1s", "--kube-api-qps=200", "--kube-api-burst=400",
+            "--node-monitor-grace-period=10s", "--node-monitor-period=1s",
+            "--kube-api-qps=1000", "--kube-api-burst=2000",
         ],
         logs,
     )  # fmt: skip
@@ -89,6 +90,7 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
         [
             str(binaries / "kube-scheduler"), f"--kubeconfig={scheduler}", "--bind-address=127.0.0.1",
             f"--secure-port={first.scheduler}", "--leader-elect=false",
+            "--kube-api-qps=1000", "--kube-api-burst=2000",
         ],
         logs,
     )  # fmt: skip

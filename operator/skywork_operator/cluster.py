@@ -17,6 +17,7 @@ _PATHS = {
     "ConfigMap": ("/api/v1", "configmaps"),
     "Job": ("/apis/batch/v1", "jobs"),
     "Lease": ("/apis/coordination.k8s.io/v1", "leases"),
+    "PodGroup": ("", "podgroups"),
 }
 
 
@@ -83,10 +84,21 @@ class Cluster:
     async def apply(self, manifest: dict[str, Any], *, guarded: bool = True) -> None:
         """Server-side apply of a whole manifest, taking over fields that others set."""
         prefix, plural = _PATHS[manifest["kind"]]
+        prefix = prefix or f"/apis/{manifest['apiVersion']}"
         metadata = manifest["metadata"]
         path = f"{prefix}/namespaces/{metadata['namespace']}/{plural}/{metadata['name']}"
         query = [("fieldManager", MANAGER), ("force", "true")]
         await self._call("PATCH", path, manifest, "application/apply-patch+yaml", query, guarded=guarded)
+
+    async def serves(self, api_version: str) -> bool:
+        """Whether the API server knows a group and version."""
+        try:
+            await self._call("GET", f"/apis/{api_version}")
+        except ApiError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
 
     async def get_node(self, name: str) -> dict[str, Any] | None:
         """The node, or None when it is gone."""

@@ -16,6 +16,9 @@ from skywork_operator.render import preparation as trainer_preparation
 from skywork_operator.times import timestamp
 from skywork_operator.world import Job, Plan, Run, World
 
+_GANG_POLL_SECONDS = 30.0
+"""No watch tells of a new API."""
+
 
 def decide(world: World, now: float, defaults: Defaults) -> Plan:
     """The plan of one pass over one run."""
@@ -57,7 +60,7 @@ def _unfinished(draft: Draft, world: World, stage: str, defaults: Defaults) -> P
         step = preparing.next_reading(draft, world, [stage])
         if step is not None:
             return preparing.wait_for(draft, stage, step, defaults)
-        return _start_stage(draft, stage, defaults)
+        return _no_gang(draft, stage) if world.gang_missing else _start_stage(draft, stage, defaults)
     ahead = preparing.prepare_ahead(draft, world, stage, defaults)
     trained = _held(draft, stage, job) if job.suspended else training.train(draft, world, stage)
     return replace(trained, objects=(*trained.objects, *ahead))
@@ -97,6 +100,18 @@ def _start_stage(draft: Draft, stage: str, defaults: Defaults) -> Plan:
     draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
     objects = tuple(stage_objects(draft.run, stage, defaults))
     return draft.plan(objects=objects, requeue_after_seconds=training.STARTING_POLL_SECONDS)
+
+
+def _no_gang(draft: Draft, stage: str) -> Plan:
+    """Nothing is made: pods that no scheduler takes up would wait without a word."""
+    gang = draft.run.spec.scheduling.gang
+    message = f"stage {stage}: scheduling.gang is {gang}, and the cluster has no PodGroups of {gang}: install it"
+    if draft.reason("Running") != "GangSchedulerMissing":
+        draft.tell("Warning", "GangSchedulerMissing", message)
+    draft.say("Running", False, "GangSchedulerMissing", message)
+    draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
+    draft.update(state="Starting", stage=stage)
+    return draft.plan(requeue_after_seconds=_GANG_POLL_SECONDS)
 
 
 def _failed_job(draft: Draft, world: World, stage: str, job: Job) -> Plan:

@@ -19,7 +19,7 @@ from skywork_operator.parsing import (
     parse_words,
 )
 from skywork_operator.policies.blockage import job_blockage, mount_blockage, waits_for_volumes
-from skywork_operator.render import PHASE_LABEL, PREPARE_LABEL, RUN_LABEL, STAGE_LABEL
+from skywork_operator.render import PHASE_LABEL, PREPARE_LABEL, RUN_LABEL, STAGE_LABEL, gang_of
 from skywork_operator.world import Node, Pod, PrepareJob, Run, World
 
 _AGENT_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
@@ -36,8 +36,12 @@ async def observe(cluster: Cluster, agents: aiohttp.ClientSession, run: Run, nod
     preparing = [job for job in owned if PREPARE_LABEL in job["metadata"]["labels"]]
     prepare_jobs = tuple([await _prepare_job(cluster, run, job) for job in preparing])
     order = [stage.name for stage in run.spec.stages if stage.name in jobs]
+    gang = gang_of(run)
+    # Asked only while a stage may start: Jobs that are there had their PodGroup before them.
+    waits = gang is not None and len(order) < len(run.spec.stages)
+    missing = gang is not None and waits and not await cluster.serves(gang.api_version)
     if not order:
-        return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, nodes=nodes)
+        return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, nodes=nodes, gang_missing=missing)
     newest = jobs[order[-1]]
     bodies = await cluster.list_pods(run.namespace, {RUN_LABEL: run.name, STAGE_LABEL: newest.stage})
     mine = [body for body in bodies if owner(body) == newest.uid]
@@ -47,7 +51,7 @@ async def observe(cluster: Cluster, agents: aiohttp.ClientSession, run: Run, nod
         nodes = await _nodes_of(cluster, mine, nodes)
     pods = await asyncio.gather(*(_pod(agents, body, nodes) for body in mine))
     ordered = tuple(sorted(pods, key=lambda p: (p.index, p.name)))
-    return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, pods=ordered, nodes=nodes)
+    return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, pods=ordered, nodes=nodes, gang_missing=missing)
 
 
 async def _prepare_job(cluster: Cluster, run: Run, body: dict[str, Any]) -> PrepareJob:

@@ -13,6 +13,7 @@ K = TypeVar("K", bound=Hashable)
 
 RETRY_FIRST_SECONDS = 0.1
 RETRY_LIMIT_SECONDS = 60.0
+_LEAST_JITTER = 0.8
 
 
 class WorkQueue(Generic[K]):
@@ -24,7 +25,8 @@ class WorkQueue(Generic[K]):
         self._dirty: dict[K, float] = {}
         self._processing: dict[K, float] = {}
         self._timers: dict[K, asyncio.TimerHandle] = {}
-        self._failures: dict[K, int] = {}
+        self._failures: dict[K, tuple[int, float]] = {}
+        """Failures in a row, and when the pause after the last of them is over."""
         self._wakeup = asyncio.Event()
         self.adds_total = 0
         self.retries_total = 0
@@ -53,11 +55,20 @@ class WorkQueue(Generic[K]):
         self._timers[key] = loop.call_at(due, self.add, key)
 
     def retry(self, key: K) -> float:
-        """Ask for another pass after a failed one, later after each failure in a row; returns the pause in seconds."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
+        """Ask for another pass after a failed one, later after each failure in a row; returns the pause in seconds.
+
+        Passes that events ask for while a pause lasts do not lengthen the next: ten in one second of an outage would
+        otherwise have the run wait a minute after it.
+        """
+        now = self._clock()
+        failures, over = self._failures.get(key, (0, now))
+        if now >= over:
+            failures += 1
+        pause = min(RETRY_FIRST_SECONDS * 2.0 ** (failures - 1), RETRY_LIMIT_SECONDS)
+        if now >= over:
+            self._failures[key] = failures, now + _LEAST_JITTER * pause
         self.retries_total += 1
-        pause = min(RETRY_FIRST_SECONDS * 2.0**failures, RETRY_LIMIT_SECONDS) * random.uniform(0.8, 1.2)
+        pause *= random.uniform(_LEAST_JITTER, 1.2)
         self.add_after(key, pause)
         return pause
 

@@ -13,6 +13,7 @@ from dev.cluster.build import ensure_built
 from dev.cluster.control_plane import ControlPlane, control_plane
 from dev.demo.install import ROOT
 from dev.demo.kube import Kube
+from dev.simulation import Simulation
 from tests.control_plane.running import CHART, SYSTEM, Operator
 from tests.waiting import until
 
@@ -78,3 +79,21 @@ def start(account: Path, tmp_path: Path) -> Iterator[Callable[[], Operator]]:
     for operator in started:
         operator.kill()
     print((tmp_path / "operator.log").read_text()[-3000:])
+
+
+@pytest.fixture(scope="module")
+def simulation(plane: ControlPlane, kube: Kube) -> Iterator[Simulation]:
+    """Four nodes that run whatever is scheduled onto them."""
+    assert kube
+    with Simulation(plane.kubeconfig) as running:
+        for name in "abcd":
+            running.add_node(f"sim-{name}", {"topology.kubernetes.io/zone": "z1" if name in "ac" else "z2"})
+        yield running
+        for name in "abcd":
+            running.api.delete_node(f"sim-{name}")
+
+
+@pytest.fixture
+def untainted(simulation: Simulation) -> None:
+    """A node that a test before had die is a node like any other again."""
+    until(simulation.untainted, 60)

@@ -1,6 +1,5 @@
 """The operator on a real API server whose nodes and agents are simulated: what no real machine does on demand."""
 
-import json
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,72 +8,14 @@ from typing import Any
 
 import pytest
 
-from dev.cluster.control_plane import ControlPlane
 from dev.demo.kube import Kube
-from dev.simulation import SimulatedPod, Simulation
+from dev.simulation import Simulation
 from tests.control_plane.running import Operator, status
+from tests.control_plane.simulated import member, passes, reason, remove, run_manifest, trains
 from tests.control_plane.test_crd import changed, manifest
 from tests.waiting import until
 
-# Replacements are waited for: a busy machine's scheduler may take longer than a short shrinkAfter.
-NODES = {"min": 2, "max": 3, "shrinkAfter": "1m", "growAfter": "1h"}
-
-
-@pytest.fixture(scope="module")
-def simulation(plane: ControlPlane, kube: Kube) -> Iterator[Simulation]:
-    """Four nodes that run whatever is scheduled onto them."""
-    assert kube
-    with Simulation(plane.kubeconfig) as running:
-        for name in "abcd":
-            running.add_node(f"sim-{name}", {"topology.kubernetes.io/zone": "z1" if name in "ac" else "z2"})
-        yield running
-        for name in "abcd":
-            running.api.delete_node(f"sim-{name}")
-
-
-@pytest.fixture(autouse=True)
-def untainted(simulation: Simulation) -> None:
-    """A node that a test before had die is a node like any other again."""
-    until(simulation.untainted, 60)
-
-
-def run_manifest(namespace: str, **changes: Any) -> dict[str, Any]:
-    return manifest(namespace, changed("trainer.nodes", NODES) | changes)
-
-
-def trains(kube: Kube, namespace: str, *, nodes: int = 3, after: int = 0) -> dict[str, Any]:
-    """The status once a generation after `after` trains on so many nodes."""
-
-    def found() -> dict[str, Any] | None:
-        said = status(kube, namespace)
-        assert said.get("state") != "Failed", said["conditions"]
-        here = said.get("state") == "Training" and said["nodes"]["training"] == nodes
-        return said if here and said["generation"] > after else None
-
-    try:
-        seen: dict[str, Any] = until(found, 60)
-    except AssertionError:
-        print(json.dumps(status(kube, namespace), indent=1))
-        print(kube.run("get", "pods", "-n", namespace, "-o", "wide"))
-        raise
-    return seen
-
-
-def member(simulation: Simulation, namespace: str, rank: int) -> SimulatedPod:
-    """The pod of a node rank in the newest generation."""
-    placed = [p for p in simulation.of(namespace) if p.membership is not None]
-    newest = max(p.membership.generation for p in placed if p.membership)
-    return next(p for p in placed if p.membership and (p.membership.generation, p.membership.rank) == (newest, rank))
-
-
-def remove(kube: Kube, namespace: str) -> None:
-    kube.run("delete", "skyworkrun", "-n", namespace, "demo", "--ignore-not-found")
-    until(lambda: not kube.items("jobs,pods,configmaps", "-n", namespace, "-l", "skywork.dev/run=demo"), 60)
-
-
-def reason(kube: Kube, namespace: str, type: str = "Running") -> str:
-    found = [c["reason"] for c in status(kube, namespace).get("conditions", []) if c["type"] == type]
-    return str(found[0]) if found else ""
+pytestmark = pytest.mark.usefixtures("untainted")
 
 
 def test_a_pod_on_a_dead_node_is_replaced_elsewhere_without_anybody_s_help(
@@ -108,19 +49,13 @@ def test_a_dead_kubelet_under_agents_that_train_on_stops_nothing(
     try:
         simulation.set_ready(node, "Unknown")
         # The event has come through when the operator has looked at the run twice more.
-        passes = _passes(operator)
-        until(lambda: _passes(operator) >= passes + 2, 60)
+        seen = passes(operator)
+        until(lambda: passes(operator) >= seen + 2, 60)
         assert status(kube, namespace)["generation"] == before["generation"]
         assert len(simulation.of(namespace)) == 3
     finally:
         simulation.set_ready(node, "True")
     remove(kube, namespace)
-
-
-def _passes(operator: Operator) -> float:
-    name = 'skywork_operator_reconcile_total{result="ok"}'
-    lines = [line for line in operator.page(operator.metrics, "/metrics").splitlines() if line.startswith(name)]
-    return float(lines[0].split()[-1]) if lines else 0.0
 
 
 def test_ranks_are_laid_out_by_the_zones_of_their_nodes(
@@ -300,14 +235,14 @@ def test_two_operators_with_elections_do_everything_once_and_the_second_takes_ov
     until(lambda: second.page(second.health, "/healthz"), 60)
     kube.apply(run_manifest(namespace))
     before = trains(kube, namespace)
-    assert _passes(second) == 0
+    assert passes(second) == 0
     victim = member(simulation, namespace, 1)
     first.process.send_signal(signal.SIGKILL)
     first.process.wait()
     simulation.fail(victim, "Killed", "worker rank 1 was killed by SIGKILL")
     after = trains(kube, namespace, after=before["generation"])
     assert after["restarts"]["total"] == 1
-    assert _passes(second) > 0
+    assert passes(second) > 0
     second.process.terminate()
     assert second.process.wait(30) == 0
     lease = kube.get("lease", "skywork-operator-leader", "-n", "skywork-system")

@@ -44,6 +44,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
+- apiGroups: [scheduling.volcano.sh, scheduling.x-k8s.io]
+  # Only for spec.scheduling.gang.
+  resources: [podgroups]
+  verbs: [create, patch]
 - apiGroups: [""]
   resources: [events]
   # A Job that cannot make pods says why in Events only.

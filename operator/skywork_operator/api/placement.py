@@ -1,6 +1,6 @@
 """Spec of where a run trains: on how many nodes, on which, and when."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.types import StringConstraints
@@ -45,6 +45,10 @@ class Scheduling(Base):
     """Kueue LocalQueue that the Jobs wait in; Kueue then says when pods are made."""
     priority_class_name: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
     """PriorityClass of the pods."""
+    gang: Literal["None", "Volcano", "Coscheduling"] = "None"
+    """Whose PodGroup keeps pods of a stage from being scheduled before trainer.nodes.min of them fit: with None each
+    is by itself, and those that have a place hold it while the others wait. The pods then go to scheduler volcano or
+    scheduler-plugins-scheduler, unless trainer.template.spec.schedulerName says otherwise."""
     topology_keys: Annotated[list[LabelKey], Field(max_length=8, json_schema_extra=atomic())] = [
         "topology.kubernetes.io/zone",
         "topology.kubernetes.io/rack",

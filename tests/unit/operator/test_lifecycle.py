@@ -310,3 +310,55 @@ def test_a_fork_behind_the_last_stage_is_refused_with_the_step_where_that_ends()
     assert refused.events[0].message == (
         f"startFrom.step {last} is not before the end of the last stage (step {last}): append a stage"
     )
+
+
+# -- gangs -----------------------------------------------------------------------------------------------------------
+
+
+def gang(kind: str) -> dict[str, Any]:
+    return {"scheduling": {"gang": kind, "priorityClassName": "training"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "mark", "key", "scheduler", "spec"),
+    [
+        (
+            "Volcano", "scheduling.volcano.sh/v1beta1", "annotations", "scheduling.k8s.io/group-name", "volcano",
+            {"minMember": 2, "priorityClassName": "training"},
+        ),
+        (
+            "Coscheduling", "scheduling.x-k8s.io/v1alpha1", "labels", "scheduling.x-k8s.io/pod-group",
+            "scheduler-plugins-scheduler", {"minMember": 2},
+        ),
+    ],
+)  # fmt: skip
+def test_a_gang_s_pod_group_is_made_before_its_job_and_asks_for_the_fewest_nodes(
+    kind: str, version: str, mark: str, key: str, scheduler: str, spec: dict[str, Any]
+) -> None:
+    started = run(**gang(kind))
+    nodes = started.spec.trainer.nodes.model_copy(update={"min": 2})
+    trainer = started.spec.trainer.model_copy(update={"nodes": nodes})
+    started = replace(started, spec=started.spec.model_copy(update={"trainer": trainer}))
+    _, group, job = plan(World(run=started)).objects
+    assert (group["kind"], group["apiVersion"], group["spec"]) == ("PodGroup", version, spec)
+    assert group["metadata"]["ownerReferences"][0]["name"] == "demo"
+    template = job["spec"]["template"]
+    assert template["metadata"][mark][key] == group["metadata"]["name"]
+    assert template["spec"]["schedulerName"] == scheduler
+    assert template["spec"]["schedulingGates"], "the operator's own gate stays"
+
+
+def test_without_a_gang_there_is_no_pod_group_and_the_cluster_s_own_scheduler() -> None:
+    objects = plan(World(run=run())).objects
+    assert [m["kind"] for m in objects] == ["ConfigMap", "Job"]
+    assert "schedulerName" not in objects[1]["spec"]["template"]["spec"]
+
+
+def test_a_gang_whose_scheduler_is_not_installed_makes_nothing_and_says_so_once() -> None:
+    first = plan(World(run=run(**gang("Volcano")), gang_missing=True))
+    assert first.objects == ()
+    assert condition(first.status, "Running") == ("False", "GangSchedulerMissing")
+    assert [event.reason for event in first.events] == ["GangSchedulerMissing"]
+    again = plan(World(run=run(first.status, **gang("Volcano")), gang_missing=True))
+    assert (again.events, again.requeue_after_seconds) == ((), 30.0)
+    assert plan(World(run=run(again.status, **gang("Volcano")))).objects

@@ -1,9 +1,10 @@
 """The work queue: nothing forgotten, nothing worked on twice at once."""
 
 import asyncio
+import time
 
 import pytest
-from skywork_operator.queue import WorkQueue, work
+from skywork_operator.queue import RETRY_FIRST_SECONDS, WorkQueue, work
 
 
 class Clock:
@@ -33,7 +34,7 @@ async def test_a_key_added_while_it_is_worked_on_is_worked_on_again_afterwards()
 
 
 async def test_a_failing_key_comes_back_with_growing_pauses_and_others_go_on() -> None:
-    queue: WorkQueue[str] = WorkQueue(Clock())
+    queue: WorkQueue[str] = WorkQueue(time.monotonic)
     pauses: list[float] = []
     seen: list[str] = []
     enough = asyncio.Event()
@@ -53,6 +54,17 @@ async def test_a_failing_key_comes_back_with_growing_pauses_and_others_go_on() -
     worker.cancel()
     assert "good" in seen
     assert pauses[0] < pauses[1] < pauses[2]
+
+
+async def test_passes_that_events_ask_for_in_an_outage_do_not_lengthen_the_pause_behind_it() -> None:
+    clock = Clock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    first = [queue.retry("a") for _ in range(20)]
+    assert max(first) <= 1.2 * RETRY_FIRST_SECONDS
+    clock.now += max(first)
+    second = [queue.retry("a") for _ in range(20)]
+    assert min(second) > max(first)
+    assert max(second) <= 2 * 1.2 * RETRY_FIRST_SECONDS
 
 
 async def test_an_earlier_wish_wins_over_a_later_timer() -> None:
