@@ -28,3 +28,8 @@ if [ ! -e "$stamp" ] || [ uv.lock -nt "$stamp" ] || [ pyproject.toml -nt "$stamp
   touch "$stamp"
   echo "setup: done in $((SECONDS - started)) s"
 fi
+warm=$(find .venv/share/skywork -name lazy-imports.json -newer "$stamp" 2>/dev/null || true)
+if [ -z "$warm" ]; then
+  echo "setup: noting what a worker's first step imports, so that pods start sooner"
+  .venv/bin/python -m skywork_trainer.lazy_imports
+fi

@@ -21,6 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from skywork_trainer import lazy_imports
 from skywork_trainer.config import EXIT_CONFIG, EXIT_LEFT, Failure, HangLimits, Place, RunConfig, Section
 from skywork_trainer.stacks import STACK_SIGNAL, stack_path
 
@@ -38,11 +39,11 @@ def has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def preload() -> None:
+def preload(*, remember: bool = False) -> None:
     """Import all that a first step imports, lazily or not, so that a fork is warm.
 
-    The names of the lazy ones come from a throw-away child that trains a few steps; importing them here starts no
-    thread and no CUDA. Takes seconds; call it once, in the single-threaded parent.
+    That starts no thread and no CUDA. Takes seconds; call it once, in the single-threaded parent. With `remember`, what
+    is imported lazily is found anew, and kept for the processes of this environment.
     """
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # or a BLAS starts a thread pool when it is imported
@@ -51,18 +52,9 @@ def preload() -> None:
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for module in ("train", "engine.deepspeed_engine", "data.stream", "data.held_out", "warmup"):
         importlib.import_module(f"skywork_trainer.{module}")
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(reader)
-        _tell_lazy_imports(writer)
-    os.close(writer)
-    with os.fdopen(reader) as names:
-        for name in names.read().split():
-            if name not in sys.modules:
-                with contextlib.suppress(Exception):  # some only import as a part of another
-                    importlib.import_module(name)
-    os.waitpid(child, 0)
+    if remember:
+        lazy_imports.keep(lazy_imports.found(), on_gpu=has_gpu())
+    lazy_imports.import_all(on_gpu=has_gpu())
 
 
 def run(config: RunConfig, place: Place) -> int:
@@ -314,20 +306,3 @@ def _is_lost_peer(error: Exception) -> bool:
 
     text = str(error)
     return isinstance(error, dist.DistError) or any(word in text for word in ("gloo/", "Connection closed by peer"))
-
-
-def _tell_lazy_imports(writer: int) -> None:
-    """In the throw-away child: train, then write the names of the modules that came in."""
-    try:
-        before = set(sys.modules)
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        from skywork_trainer.warmup import train_a_little
-
-        with contextlib.suppress(Exception):
-            train_a_little()
-        with os.fdopen(writer, "w") as out:
-            out.write("\n".join(name for name in list(sys.modules) if name not in before))
-    finally:
-        os._exit(0)
