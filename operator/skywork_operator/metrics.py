@@ -80,6 +80,7 @@ def run_metrics(runs: Mapping[Key, SkyworkRunStatus]) -> Iterable[Metric]:
         "skywork_run_restarts", "Generations that ended early, by reason.", labels=[*_RUN, "reason"]
     )
     recovery = gauge("recovery_seconds", "Newest recovery, by part; total is their sum.", ["part"])
+    slowdown = gauge("straggler_slowdown", "Times as long as the median that a slow node computes.", ["node"])
     avoided = gauge("avoided_nodes", "Nodes that the run's pods stay away from.")
     for (namespace, name), status in runs.items():
         key = [namespace, name]
@@ -103,6 +104,8 @@ def run_metrics(runs: Mapping[Key, SkyworkRunStatus]) -> Iterable[Metric]:
         if status.last_checkpoint is not None:
             checkpoint.add_metric(key, seconds(status.last_checkpoint.time))
         avoided.add_metric(key, sum(entry.avoided for entry in status.node_strikes))
+        for slow in status.stragglers:
+            slowdown.add_metric([*key, slow.node], float(slow.slowdown))
         for part in (*PARTS, "total"):
             took = getattr(status.recovery, part, None)
             if took is not None:
@@ -111,5 +114,5 @@ def run_metrics(runs: Mapping[Key, SkyworkRunStatus]) -> Iterable[Metric]:
             restarts.add_metric([*key, entry.reason], entry.count)
     return [
         step, tokens, generation, loss, rate, learning_rate, validation, nodes, condition, stage_info, checkpoint,
-        restarts, recovery, avoided,
+        restarts, recovery, avoided, slowdown,
     ]  # fmt: skip

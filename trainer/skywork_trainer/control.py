@@ -158,6 +158,8 @@ class AgentStatus(_Word):
     """When the agent read the membership of `generation`."""
     start_time: float = 0.0
     """When its workers ran; 0 until then."""
+    forward_seconds: float = 0.0
+    """What the forward passes of a step take on its slowest worker, lately; 0 while that is not known."""
     failure: Failure | None = None
     progress: Progress | None = None
     """Only from the node that holds rank 0."""

@@ -23,6 +23,8 @@ class Beat:
     """Monotonic seconds."""
     step: int
     """Step that is being trained, or comes next."""
+    forward_seconds: float = 0.0
+    """What the forward passes of a step take here, lately; 0 while that is not known."""
 
 
 class Heartbeat:
@@ -31,9 +33,9 @@ class Heartbeat:
     def __init__(self, folder: Path, local_rank: int) -> None:
         self._fd = os.open(beat_path(folder, local_rank), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644)
 
-    def beat(self, section: Section, step: int) -> None:
+    def beat(self, section: Section, step: int, forward_seconds: float = 0.0) -> None:
         """Say that there is progress."""
-        text = f"{section} {time.monotonic():.3f} {step}"
+        text = f"{section} {time.monotonic():.3f} {step} {forward_seconds:.6g}"
         os.pwrite(self._fd, text.ljust(_RECORD_BYTES - 1).encode() + b"\n", 0)
 
 
@@ -45,7 +47,7 @@ def beat_path(folder: Path, local_rank: int) -> Path:
 def read_beat(folder: Path, local_rank: int) -> Beat | None:
     """Return a worker's newest record; None before its first, and for one that is just being written."""
     try:
-        section, moment, step = beat_path(folder, local_rank).read_text().split()
-        return Beat(Section(section), float(moment), int(step))
+        section, moment, step, forward = beat_path(folder, local_rank).read_text().split()
+        return Beat(Section(section), float(moment), int(step), float(forward))
     except (OSError, ValueError):
         return None

@@ -17,6 +17,8 @@ from skywork_trainer.flops import flops_per_token, peak_flops_per_second
 from skywork_trainer.heartbeat import Heartbeat
 from skywork_trainer.traffic import Traffic
 
+_FORWARD_WEIGHT = 0.1
+"""Of the newest step: a slow machine is one that stays slow."""
 _WRITE_EVERY_SECONDS = 0.5
 _STEP_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 300)
 _STALL_BUCKETS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100)
@@ -39,6 +41,7 @@ class Reporter:
         self._values = Progress()
         self._section = Section.INIT
         self._heartbeat = Heartbeat(place.state_dir, place.local_rank)
+        self._forward_seconds = 0.0
         self._registry = CollectorRegistry()
         self._labels = {"namespace": config.namespace, "run": config.run, "stage": config.stage}
         self._counted: dict[tuple[str, ...], float] = {}
@@ -134,7 +137,13 @@ class Reporter:
 
     def alive(self) -> None:
         """Give a sign of progress."""
-        self._heartbeat.beat(self._section, self._values.step)
+        self._heartbeat.beat(self._section, self._values.step, self._forward_seconds)
+
+    def computed(self, forward_seconds: float | None) -> None:
+        """Report what the forward passes of a step took on this rank; None where that says nothing of it."""
+        if forward_seconds is not None:
+            before = self._forward_seconds or forward_seconds
+            self._forward_seconds = before + _FORWARD_WEIGHT * (forward_seconds - before)
 
     def restored(
         self, *, step: int, checkpoint: str, durable: bool, created: float, corrupt: Mapping[str, str]

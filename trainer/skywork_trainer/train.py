@@ -275,12 +275,15 @@ class Trainer:
                     last=index == self._micro_batches - 1,
                 )
             )
-        self._trains = True
+        first, self._trains = not self._trains, True
         self._heed(True)
         # Before the update, so that a spike can still be kept out of the weights.
         total, leaving, *votes = self._world.sum([nll, self._leave(), *self._saving.votes(step)])
         loss, rate = total / config.global_batch_tokens, schedule.learning_rate(config, step)
         norm = self._update(step, loss, rate)
+        forward_seconds = self._engine.forward_seconds()
+        if not first:  # which compiles, and allocates
+            self._reporter.computed(forward_seconds)
         self._step += 1
         self._saving.trained(step, sequences, loss)
         now = time.monotonic()

@@ -30,7 +30,8 @@ class Condition(StatusBase):
     """One observation of the run, after the Kubernetes API conventions."""
 
     type: str
-    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded, Failed."""
+    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Straggling,
+    Succeeded, Failed."""
     status: str
     """True, False or Unknown."""
     reason: str
@@ -206,6 +207,19 @@ class NodeStrikes(StatusBase):
     """Whether pods stay away from it."""
 
 
+class Straggler(StatusBase):
+    """A node that computes more slowly than the others, which wait for it at every step."""
+
+    node: str
+    """Name of the node."""
+    pod: str
+    """The run's pod there."""
+    slowdown: str
+    """How many times as long as the median of all nodes its forward passes take."""
+    time: str
+    """Since when."""
+
+
 class Checkpoint(StatusBase):
     """Newest committed checkpoint."""
 
@@ -223,7 +237,8 @@ class SkyworkRunStatus(StatusBase):
     observed_generation: int = 0
     """Generation of the spec that was acted on."""
     conditions: Annotated[list[Condition], Field(json_schema_extra=list_map("type"))] = []
-    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Succeeded, Failed."""
+    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Straggling,
+    Succeeded, Failed."""
     state: str = ""
     """One word for people; machines read the conditions."""
     stage: str = ""
@@ -256,6 +271,8 @@ class SkyworkRunStatus(StatusBase):
     """How the newest generation that followed another came about."""
     node_strikes: Annotated[list[NodeStrikes], Field(max_length=64, json_schema_extra=list_map("node"))] = []
     """Nodes that failures were blamed on, and those that are avoided."""
+    stragglers: Annotated[list[Straggler], Field(max_length=16, json_schema_extra=list_map("node"))] = []
+    """Nodes that are slower than the others now; told of once that has lasted a minute."""
     start_time: str | None = None
     """When the first stage started."""
     completion_time: str | None = None

@@ -8,7 +8,7 @@ from skywork_trainer.config import HANG, AgentStatus, Membership, Role
 from skywork_operator.api.quantities import parse_duration_seconds
 from skywork_operator.api.status import NodeCounts
 from skywork_operator.deciding.draft import Draft
-from skywork_operator.policies import failures, membership, nodes, recovery, report, strikes
+from skywork_operator.policies import failures, membership, nodes, recovery, report, stragglers, strikes
 from skywork_operator.policies.conditions import find
 from skywork_operator.policies.membership import Generation
 from skywork_operator.render import object_name
@@ -97,6 +97,7 @@ def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatu
     draft.update(state="Training" if started else "Starting", generation=generation.number)
     if started and progress is not None and words is not None and words.generation == generation.number:
         draft.update(first_step_time=timestamp(progress.first_step_time))
+    _look_for_stragglers(draft, world, generation)
     better = _better_world(draft, world, generation) if started else None
     if better is not None:
         step = progress.step if progress is not None else draft.status.step
@@ -104,6 +105,20 @@ def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatu
         draft.tell("Normal", "Resizing", f"the world {way} from {generation.nodes} to {len(better)} at step {step}")
         return _new_generation(draft, world, better, generation.number + 1, drain=True)
     return draft.plan(requeue_after_seconds=TRAINING_POLL_SECONDS if started else STARTING_POLL_SECONDS)
+
+
+def _look_for_stragglers(draft: Draft, world: World, generation: Generation) -> None:
+    members = [pod for pod in world.pods if pod.trains(generation.number) and pod.usable]
+    found = stragglers.observed(draft.status.stragglers, members, draft.now)
+    draft.update(stragglers=found)
+    lasting, known = stragglers.lasting(found, draft.now), draft.holds("Straggling")
+    if lasting:
+        message = stragglers.sentence(lasting)
+        if not known:
+            draft.tell("Warning", "SlowNode", message)
+        draft.say("Straggling", True, "SlowNode", message)
+    elif known and not found:
+        draft.say("Straggling", False, "NoneFound", "no node is slower than the others")
 
 
 def _better_world(draft: Draft, world: World, generation: Generation) -> list[Pod] | None:

@@ -157,6 +157,7 @@ class Supervisor:
             workers=tuple(self._workers.alive.values()),
             read_time=self._read_time,
             start_time=self._start_time,
+            forward_seconds=max((beat.forward_seconds for beat in self._beats().values()), default=0.0),
             failure=self._failure,
             progress=read(Progress, self._folder() / "progress.json") if leads else None,
         )

@@ -68,6 +68,13 @@ class Engine(Protocol):
         """End the step without an update: its gradients are forgotten. Collective, in the place of `step`."""
         ...
 
+    def forward_seconds(self) -> float | None:
+        """Return how long this rank's forward passes have taken since the last call, to be made behind `step`.
+
+        None where a forward pass also waits for other ranks, so that it says nothing of this one.
+        """
+        ...
+
     def fragments(self) -> list[Fragment]:
         """Return this rank's share: over all ranks, every element of every parameter exactly once."""
         ...

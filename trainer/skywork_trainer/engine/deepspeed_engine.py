@@ -21,6 +21,7 @@ from skywork_trainer.engine import Fragment, Reader, decay_groups
 from skywork_trainer.engine.deepspeed_fragments import PartitionedState, forbid_compilation
 from skywork_trainer.engine.deepspeed_zero3 import ShardedState, gather_by_block, partition
 from skywork_trainer.engine.reference import ReplicatedState
+from skywork_trainer.engine.timing import ForwardTimer
 from skywork_trainer.model import Decoder
 
 
@@ -154,13 +155,14 @@ class DeepSpeedEngine:
         state = ShardedState if stage == 3 else PartitionedState
         self._partitioned = state(module, self._engine.optimizer) if stage else None
         self._replicated_step = 0
+        self._forward, self._gathers = ForwardTimer(device), stage == 3
 
     def forward_backward(self, tokens_BS: Tensor, valid_BT: Tensor, *, global_tokens: int, last: bool) -> Tensor:
         """Add one micro-batch's gradient; ZeRO-2 and 3 reduce it at once, the others at the last one."""
         context: AbstractContextManager[object] = (
             torch.autocast(self._device, torch.bfloat16) if self._autocast else nullcontext()
         )
-        with context:
+        with context, self._forward():
             nll: Tensor = self._engine(tokens_BS, valid_BT).sum()
         self._engine.backward(nll * (self._loss_scale / global_tokens), scale_wrt_gas=False)
         if not last:
@@ -178,6 +180,11 @@ class DeepSpeedEngine:
         norm = float(torch.nn.utils.get_total_norm([p.grad for p in self.module.parameters() if p.grad is not None]))
         self._end_replicated_step(update=math.isfinite(norm))
         return norm
+
+    def forward_seconds(self) -> float | None:
+        """Return what forward passes took since the last call; None in stage 3, where they gather weights."""
+        seconds = self._forward.take()
+        return None if self._gathers else seconds
 
     def skip(self) -> None:
         """Let DeepSpeed itself refuse the update, as it refuses gradients that are not finite."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skywork_trainer.config import Optimizer
 from skywork_trainer.engine import Fragment, Reader, Span, decay_groups, shares
+from skywork_trainer.engine.timing import ForwardTimer
 from skywork_trainer.model import Decoder
 
 
@@ -59,10 +60,12 @@ class ReferenceEngine:
         distributed = dist.is_initialized()
         self._rank, self._world = (dist.get_rank(), dist.get_world_size()) if distributed else (0, 1)
         self.optimizer_step = 0
+        self._forward = ForwardTimer(next(module.parameters()).device)
 
     def forward_backward(self, tokens_BS: Tensor, valid_BT: Tensor, *, global_tokens: int, last: bool) -> Tensor:
         """Add one micro-batch's gradient."""
-        nll: Tensor = self.module(tokens_BS, valid_BT).sum()
+        with self._forward():
+            nll: Tensor = self.module(tokens_BS, valid_BT).sum()
         (nll / global_tokens).backward()  # type: ignore[no-untyped-call]
         return nll.detach()
 
@@ -79,6 +82,10 @@ class ReferenceEngine:
             self.optimizer_step += 1
         self._adamw.zero_grad()
         return norm
+
+    def forward_seconds(self) -> float | None:
+        """Return what forward passes took since the last call."""
+        return self._forward.take()
 
     def skip(self) -> None:
         """Forget the gradients."""
