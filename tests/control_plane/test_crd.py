@@ -193,7 +193,7 @@ def test_every_default_is_filled_in_by_the_schema(kube: Kube, namespace: str) ->
     assert (spec["checkpoints"]["keepLast"], spec["checkpoints"]["keepBest"]) == (3, 0)
     assert spec["failurePolicy"] == {
         "restartsWithoutProgress": 5, "window": "6h", "backoff": {"first": "1s", "max": "1m"}, "nodeLostAfter": "3s",
-        "avoidNodes": {"strikes": 3, "forgiveAfter": "6h", "max": 4},
+        "avoidNodes": {"strikes": 3, "forgiveAfter": "6h", "max": 4}, "nodeCheck": "Never",
     }  # fmt: skip
 
 

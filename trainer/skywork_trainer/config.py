@@ -16,6 +16,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from skywork_trainer.control import HANG as HANG
+from skywork_trainer.control import NODE_CHECK_FAILED as NODE_CHECK_FAILED
 from skywork_trainer.control import PEER_LOST as PEER_LOST
 from skywork_trainer.control import AgentPhase as AgentPhase
 from skywork_trainer.control import AgentStatus as AgentStatus

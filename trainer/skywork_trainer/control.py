@@ -39,6 +39,8 @@ class Membership(_Word):
     """The generation before this one is healthy: let its workers save first (SIGTERM, then wait)."""
     before_step: int | None = None
     """Restore a checkpoint of an earlier step than this one: training fails right behind the newest."""
+    check: bool = False
+    """Look for a broken node before training."""
 
 
 class AgentPhase(StrEnum):
@@ -64,6 +66,8 @@ PEER_LOST = "PeerLost"
 """Reason of a worker that failed only because another one had."""
 
 
+NODE_CHECK_FAILED = "NodeCheckFailed"
+"""Reason of a worker whose node was found to be broken before it trained."""
 HANG = "Hang"
 """Reason of a worker that showed no progress for longer than its section may take."""
 
@@ -183,4 +187,6 @@ class Place(_Word):
     state_dir: Path
     cache_dir: Path
     before_step: int | None = None
+    """As in Membership."""
+    check: bool = False
     """As in Membership."""

@@ -50,7 +50,7 @@ def preload(*, remember: bool = False) -> None:
     # DeepSpeed's own probe of the hardware would start CUDA in this process.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if has_gpu() else "cpu")
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
-    for module in ("train", "engine.deepspeed_engine", "data.stream", "data.held_out", "warmup"):
+    for module in ("train", "node_check", "engine.deepspeed_engine", "data.stream", "data.held_out", "warmup"):
         importlib.import_module(f"skywork_trainer.{module}")
     if remember:
         lazy_imports.keep(lazy_imports.found(), on_gpu=has_gpu())
@@ -220,6 +220,7 @@ def process_group(place: Place, limits: HangLimits | None = None) -> "Iterator[W
     import torch.distributed as dist
 
     from skywork_trainer.collectives import World
+    from skywork_trainer.node_check import check_nodes
 
     limits = limits or HangLimits()
     os.environ.update(
@@ -257,6 +258,8 @@ def process_group(place: Place, limits: HangLimits | None = None) -> "Iterator[W
         device_id=device if device.type == "cuda" else None,
     )
     world = World(place.rank, place.world_size, device)
+    if place.check and world.size > 1:
+        check_nodes(world, place, dist.PrefixStore(f"generation-{place.generation}", store))  # type: ignore[attr-defined]
     yield world
     # Only after success: destroying a broken group may wait for peers that are gone.
     world.sum([0.0])  # rank 0 holds the store, so it goes last

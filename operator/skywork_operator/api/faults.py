@@ -1,6 +1,6 @@
 """Spec of what goes wrong: what failures cost, when a node is avoided, and when a worker counts as hung."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,9 @@ class FailurePolicy(Base):
     """How long a node that is not ready, and whose agent is silent, may stay so before its pod is given up."""
     avoid_nodes: AvoidNodes = AvoidNodes()
     """Nodes that keep failing."""
+    node_check: Literal["Never", "AfterFailure", "Always"] = "Never"
+    """Before which generations every node computes and talks to two neighbours, so that a broken one is found and
+    avoided: those that follow a failure without a new checkpoint since, or all. Takes a few seconds."""
 
 
 class HangDetection(Base):

@@ -284,7 +284,8 @@ def _new_generation(
     if draft.status.recovery is not None and draft.status.recovery.first_step is None:
         draft.update(recovery=recovery.decided(draft.status.recovery, generation=number, now=draft.now))
     before_step = draft.status.restarts.before_step
-    words = membership.places(ordered, generation=number, drain=drain, before_step=before_step)
+    check = failures.wants_check(draft.status.restarts, draft.run.spec.failure_policy.node_check)
+    words = membership.places(ordered, generation=number, drain=drain, before_step=before_step, check=check)
     # A member that gets no place stands by: left alone, it would wait for peers that have moved on.
     benched = [
         (pod, Membership(generation=number, role=Role.STANDBY, drain=drain))

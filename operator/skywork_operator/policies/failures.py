@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
-from skywork_trainer.config import HANG, Failure
+from skywork_trainer.config import HANG, NODE_CHECK_FAILED, Failure
 
 from skywork_operator.api.status import LastFailure, ReasonCount, Restarts
 from skywork_operator.policies.membership import Generation
@@ -55,6 +56,8 @@ _HARDWARE = re.compile(
 )
 _DETERMINISTIC = ("AppError", "NonFinite")
 """Python says the same of the same step: a third try would, too."""
+_BLAMED = ("HardwareFault", NODE_CHECK_FAILED, HANG, "Killed", "Crashed")
+"""Says something of the node that it was found on."""
 _CRASHES = ("Crashed", HANG)
 """May come of the state that was restored: an older checkpoint is tried before the run gives up."""
 
@@ -114,7 +117,7 @@ def _of_failure(failure: Failure, generation: Generation) -> Ended:
         message=message,
         cost=_COSTS.get(reason, Cost.COUNTED),
         step=failure.step,
-        blamed=(node,) if node and reason in ("HardwareFault", HANG, "Killed", "Crashed") else (),
+        blamed=(node,) if node and reason in _BLAMED else (),
     )
 
 
@@ -187,6 +190,11 @@ def gives_up(restarts: Restarts, *, budget: int) -> str | None:
             f"(failurePolicy.restartsWithoutProgress is {budget}); the last: {last.message if last else ''}"
         )
     return None
+
+
+def wants_check(restarts: Restarts, policy: Literal["Never", "AfterFailure", "Always"]) -> bool:
+    """Whether the next generation looks for a broken node before it trains."""
+    return policy == "Always" or (policy == "AfterFailure" and restarts.without_progress > 0)
 
 
 def backoff_seconds(restarts: Restarts, *, first_seconds: float, most_seconds: float) -> float:

@@ -99,7 +99,7 @@ def in_topology_order(world: Sequence[Pod], nodes: Mapping[str, Node] | None, ke
 
 
 def places(
-    world: Sequence[Pod], *, generation: int, drain: bool, before_step: int | None = None
+    world: Sequence[Pod], *, generation: int, drain: bool, before_step: int | None = None, check: bool = False
 ) -> list[tuple[Pod, Membership]]:
     """One membership per pod of `world`, ranks in the order given; rank 0's pod IP is the master.
 
@@ -117,6 +117,7 @@ def places(
                 master=f"{world[0].ip}:{port}",
                 drain=drain,
                 before_step=before_step,
+                check=check,
             ),
         )
         for rank, pod in enumerate(world)

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 
+from skywork_trainer.config import NODE_CHECK_FAILED
+
 from skywork_operator.api.faults import AvoidNodes
 from skywork_operator.api.quantities import parse_duration_seconds
 from skywork_operator.api.status import NodeStrikes
 from skywork_operator.times import seconds, timestamp
 
 MOST_REMEMBERED = 64
+_CERTAIN = ("HardwareFault", NODE_CHECK_FAILED)
 
 
 def struck(
@@ -15,12 +18,12 @@ def struck(
 ) -> list[NodeStrikes]:
     """The strikes after a failure that `blamed` nodes are to blame for, and after forgiving what is old.
 
-    A hardware fault is no matter of chance, so it counts for as many strikes as it takes.
+    A hardware fault, or a node check that failed, is no matter of chance: it counts for as many strikes as it takes.
     """
     kept = {entry.node: entry for entry in forgiven(strikes, policy=policy, now=now)}
     for node in blamed:
         before = kept[node].strikes if node in kept else 0
-        more = max(policy.strikes - before, 1) if reason == "HardwareFault" else 1
+        more = max(policy.strikes - before, 1) if reason in _CERTAIN else 1
         kept[node] = NodeStrikes(node=node, strikes=before + more, reason=reason, time=timestamp(now))
     newest = sorted(kept.values(), key=lambda entry: entry.time, reverse=True)[:MOST_REMEMBERED]
     return _marked(newest, policy)

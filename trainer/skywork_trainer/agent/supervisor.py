@@ -241,6 +241,7 @@ class Supervisor:
                     state_dir=folder,
                     cache_dir=self._settings.cache_dir,
                     before_step=word.before_step,
+                    check=word.check,
                 )
                 for local in range(count)
             ]
