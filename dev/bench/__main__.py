@@ -6,6 +6,8 @@ over the turns, because the speed of a machine drifts. `holds` says whether the 
 
 import argparse
 import importlib
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +29,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=parts, metavar="FIGURES", help=f"of {', '.join(parts)}")
     parser.add_argument("--quick", action="store_true", help="small sizes, few repeats: shows that it runs")
     options = parser.parse_args()
+    # An end that is asked for goes through the contexts, too, which take down what they started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     for part in _GROUPS[options.group]:
         if not options.only or part in options.only:
             with tempfile.TemporaryDirectory(prefix="skywork-bench-") as folder:

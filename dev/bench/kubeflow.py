@@ -93,10 +93,22 @@ class Kubeflow:
 
 
 def _webhooks() -> list[dict[str, Any]]:
-    """What it insists on writing its certificate into; without rules, so that nothing is asked of it."""
-    name = "validator.training-operator.kubeflow.org"
-    kind = "ValidatingWebhookConfiguration"
-    return [{"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": name}, "webhooks": []}]
+    """What it insists on writing its certificate into, before it is ready; of a kind that there is not: never called."""
+    kind, name = "ValidatingWebhookConfiguration", "validator.training-operator.kubeflow.org"
+    service = {"name": "training-operator", "namespace": "kubeflow", "path": "/"}
+    rule = {"apiGroups": ["kubeflow.org"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["nothings"]}
+    hooks = [
+        {
+            "name": f"validator.{job}.training-operator.kubeflow.org",
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "clientConfig": {"service": service},
+            "rules": [rule],
+        }
+        for job in ("mxjob", "paddlejob", "pytorchjob", "tfjob", "xgboostjob")
+    ]
+    group = "admissionregistration.k8s.io/v1"
+    return [{"apiVersion": group, "kind": kind, "metadata": {"name": name}, "webhooks": hooks}]
 
 
 def _is_ready() -> bool:

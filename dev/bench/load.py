@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config, watch
+from kubernetes.client import ApiException
+from urllib3.exceptions import HTTPError
 
 from dev.bench.figures import say
 from dev.cluster import processes
@@ -156,6 +158,9 @@ def workbench(folder: Path, *, pods: int) -> Iterator[Workbench]:
             )  # fmt: skip
             yield bench
         finally:
+            if bench.operator is not None:
+                bench.operator.kill()
+                bench.operator.wait()
             processes.kill(list(processes.pids(folder).values()))
 
 
@@ -234,10 +239,12 @@ class _Watched:
     def _follow(self) -> None:
         call = client.CustomObjectsApi(self._api).list_namespaced_custom_object
         while not self._ended:
-            for event in self._watch.stream(call, *_in(self._path)):
-                body = event["object"]
-                if self._trains(body.get("status") or {}):
-                    self.times.setdefault(body["metadata"]["name"], time.monotonic())
+            # A watch ends now and then, and with the control plane.
+            with suppress(ApiException, HTTPError):
+                for event in self._watch.stream(call, *_in(self._path)):
+                    body = event["object"]
+                    if self._trains(body.get("status") or {}):
+                        self.times.setdefault(body["metadata"]["name"], time.monotonic())
 
 
 class _Peak:
