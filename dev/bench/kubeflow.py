@@ -93,7 +93,7 @@ class Kubeflow:
 
 
 def _webhooks() -> list[dict[str, Any]]:
-    """What it insists on writing its certificate into, before it is ready; of a kind that there is not: never called."""
+    """What it insists on writing its certificate into, before it is ready; never called, for there is no such kind."""
     kind, name = "ValidatingWebhookConfiguration", "validator.training-operator.kubeflow.org"
     service = {"name": "training-operator", "namespace": "kubeflow", "path": "/"}
     rule = {"apiGroups": ["kubeflow.org"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["nothings"]}
