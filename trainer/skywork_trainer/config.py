@@ -20,6 +20,8 @@ from skywork_trainer.control import NODE_CHECK_FAILED as NODE_CHECK_FAILED
 from skywork_trainer.control import PEER_LOST as PEER_LOST
 from skywork_trainer.control import AgentPhase as AgentPhase
 from skywork_trainer.control import AgentStatus as AgentStatus
+from skywork_trainer.control import CurvePoint as CurvePoint
+from skywork_trainer.control import Diagnosis as Diagnosis
 from skywork_trainer.control import DomainLoss as DomainLoss
 from skywork_trainer.control import Failure as Failure
 from skywork_trainer.control import Membership as Membership
@@ -27,6 +29,7 @@ from skywork_trainer.control import Place as Place
 from skywork_trainer.control import Progress as Progress
 from skywork_trainer.control import Role as Role
 from skywork_trainer.control import Section as Section
+from skywork_trainer.control import Spent as Spent
 from skywork_trainer.preparation import SCRIPTS as SCRIPTS
 from skywork_trainer.preparation import Decontamination as Decontamination
 from skywork_trainer.preparation import Filters as Filters
@@ -149,6 +152,10 @@ class Validation(_Frozen):
     every_tokens: Annotated[int, Field(gt=0)]
     windows: Annotated[int, Field(gt=0)] = 64
     domains: tuple[Source, ...] = ()
+    reference_tokenizer_uri: str | None = None
+    """Losses are also given per token of this tokenizer, so that models with other tokenizers can be compared."""
+    time_budget_seconds: Annotated[float, Field(gt=0)] | None = None
+    """What one validation may take; domains it does not come to are first in the next one."""
 
 
 class ActivationCheckpointing(StrEnum):
@@ -261,8 +268,17 @@ class SpikeAction(StrEnum):
     """Return to a checkpoint before it, and leave out the sequences around it."""
 
 
+class Forgetting(_Frozen):
+    """When a later stage counts as forgetting what earlier ones taught."""
+
+    domains: tuple[str, ...] = ()
+    """Held-out domains that must not suffer; all of them where none is named."""
+    max_rise: Annotated[float, Field(gt=0)] = 0.05
+    """Nats per token that a domain's loss may lie above what it was before the stage's first step."""
+
+
 class Guards(_Frozen):
-    """When the training loss counts as a spike, and what is done then."""
+    """When the training loss counts as a spike, and what is done then; what counts as forgetting."""
 
     spike_action: SpikeAction = SpikeAction.ALERT
     spike_sigmas: Annotated[float, Field(ge=2)] = 6.0
@@ -277,6 +293,7 @@ class Guards(_Frozen):
     """How many steps are left out, counted from there."""
     most_rollbacks: Annotated[int, Field(ge=1)] = 3
     """Rollbacks of a run after which a further spike fails it."""
+    forgetting: Forgetting = Forgetting()
 
     @model_validator(mode="after")
     def _skip_covers_the_spike(self) -> Self:
@@ -369,6 +386,10 @@ class RunConfig(_Frozen):
             if unknown:
                 raise ValueError(f"stages[{stage.name}].mixture names {sorted(unknown)}; sources are {sorted(known)}")
             pieces(stage.mixture, f"stages[{stage.name}].mixture")
+        held_out = [domain.name for domain in self.validation.domains]
+        strange = sorted(set(self.guards.forgetting.domains) - set(held_out))
+        if strange:
+            raise ValueError(f"guards.forgetting.domains names {strange}; validation.domains are {sorted(held_out)}")
         if self.start_from is not None and self.initial_weights_uri is not None:
             raise ValueError("startFrom and initialWeights are given: only one of them can be what the run begins with")
         first = self.stages[0]

@@ -4,6 +4,7 @@ Both sides may be of different versions, because an upgrade of the operator touc
 of it passes over.
 """
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,10 @@ class Membership(_Word):
     """Restore a checkpoint of an earlier step than this one: training fails right behind the newest."""
     check: bool = False
     """Look for a broken node before training."""
+    after: str = ""
+    """Why the generation before this one ended; empty for a run's first."""
+    validate_request: str = ""
+    """Measure all domains once for each new value of this; rank 0 is told."""
 
 
 class AgentPhase(StrEnum):
@@ -54,12 +59,77 @@ class AgentPhase(StrEnum):
 
 
 class DomainLoss(_Word):
-    """Validation of one domain at one step: mean negative log-likelihood per token (nats)."""
+    """Validation of one domain at one step, on windows of text that never change."""
 
     domain: str
     loss: float
+    """Mean negative log-likelihood per token of the run's tokenizer (nats)."""
     tokens: int
+    """Tokens that were predicted."""
     step: int
+    characters: int = 0
+    """Characters of the text of those tokens; 0 where that is not known."""
+    bytes: int = 0
+    """Bytes of it in UTF-8."""
+    reference_tokens: int = 0
+    """Tokens that the reference tokenizer makes of it; 0 without one."""
+
+    @property
+    def nll(self) -> float:
+        """Total negative log-likelihood (nats)."""
+        return self.loss * self.tokens
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """What a byte of the text costs; comparable between tokenizers."""
+        return self.nll / self.bytes / math.log(2) if self.bytes else None
+
+    @property
+    def reference_loss(self) -> float | None:
+        """Nats per token of the reference tokenizer, as the Skywork report compares models (section 4.3)."""
+        return self.nll / self.reference_tokens if self.reference_tokens else None
+
+
+class CurvePoint(_Word):
+    """One validation, as much of it as diagnosis and sparklines need."""
+
+    step: int
+    stage: str
+    losses: dict[str, float]
+    """Nats per token, by domain."""
+    train_loss: float | None = None
+    """Mean training loss of the steps since the point before."""
+    stage_start: bool = False
+    """Measured before the stage's first step."""
+
+
+class Diagnosis(_Word):
+    """What one detector says of the run now."""
+
+    type: str
+    """Condition of the run: DomainsDiverging, Forgetting, Plateau, GapGrowing, LossSpiking, DataStarved,
+    ThroughputLow, ValidationIncomplete."""
+    found: bool
+    reason: str
+    """CamelCase word for machines."""
+    message: str
+    """Evidence, and what to do about it."""
+
+
+class Spent(StrEnum):
+    """Where a run's time goes; together they are all of it."""
+
+    TRAIN = "train"
+    INITIALIZE = "initialize"
+    RESTORE = "restore"
+    CHECKPOINT = "checkpoint"
+    """Standing still for a save."""
+    DATA_WAIT = "dataWait"
+    VALIDATE = "validate"
+    IDLE = "idle"
+    """Nothing of the run works: it waits for nodes, or a failure is not yet noticed."""
+    LOST = "lost"
+    """Steps that were trained and had to be trained again."""
 
 
 PEER_LOST = "PeerLost"
@@ -128,10 +198,21 @@ class Progress(_Word):
     train_loss: float | None = None
     learning_rate: float | None = None
     tokens_per_second: float | None = None
+    grad_norm: float | None = None
+    mfu: float | None = None
+    """Model FLOPs as a share of the devices' peak, where that is known."""
+    spent: dict[str, float] = {}
+    """Seconds by Spent since this generation's worker began: what it does itself, so neither idle nor lost."""
     validation: tuple[DomainLoss, ...] = ()
     """Newest per domain."""
     stage_start_validation: tuple[DomainLoss, ...] = ()
     """As measured before the stage's first step."""
+    validation_curve: tuple[CurvePoint, ...] = ()
+    """The run's validations, thinned out; the newest is last."""
+    validate_request: str = ""
+    """The newest of Membership's that was measured."""
+    diagnoses: tuple[Diagnosis, ...] = ()
+    """What every detector says that has seen enough."""
     source_sequences: dict[str, int] = {}
     """Sequences of this stage drawn from each source so far."""
     source_epochs: dict[str, float] = {}
@@ -189,4 +270,6 @@ class Place(_Word):
     before_step: int | None = None
     """As in Membership."""
     check: bool = False
+    """As in Membership."""
+    after: str = ""
     """As in Membership."""
