@@ -3,7 +3,6 @@
 import math
 
 import pytest
-
 from skywork_trainer.perplexity import average_loss, average_perplexity, perplexity
 
 # Skywork-13B report, Table 6: technology, movies, government, games, finance, general; the average it prints.
