@@ -3,9 +3,9 @@
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from skywork_trainer.config import CurvePoint, DomainLoss, RunConfig
+from skywork_trainer.config import CurvePoint, Diagnosis, DomainLoss, RunConfig
 from skywork_trainer.curve import (
     EventRecord,
     GenerationRecord,
@@ -15,28 +15,71 @@ from skywork_trainer.curve import (
     TimeRecord,
     ValidationRecord,
 )
+from skywork_trainer.diagnosis import (
+    CURVE_DETECTORS,
+    DETECTORS,
+    RECENT_STEPS,
+    STEP_DETECTORS,
+    Detector,
+    RecentStep,
+    curve_point,
+    diagnose,
+    gather,
+    sustained_seconds,
+    thinned,
+)
 
-_KEPT_STEPS = 512
-_MOST_POINTS = 128
+_DIAGNOSE_EVERY_SECONDS = 15.0
 
 
 class Monitor:
-    """One generation's; ranks other than 0 keep nothing."""
+    """One generation's. Only rank 0's is asked for records and diagnoses; the others keep the curve alone."""
 
-    def __init__(self, config: RunConfig, *, leads: bool, generation: int, note: Callable[[Record], None]) -> None:
-        self._config, self._leads, self._generation, self._note = config, leads, generation, note
-        self._points: list[CurvePoint] = []
-        self._steps: deque[StepRecord] = deque(maxlen=_KEPT_STEPS)
-        self._loss_sum, self._loss_count = 0.0, 0
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        leads: bool,
+        generation: int,
+        note: Callable[[Record], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._config, self._leads, self._generation = config, leads, generation
+        self._note, self._clock = note, clock
+        self._points: tuple[CurvePoint, ...] = ()
+        self._steps: deque[RecentStep] = deque(maxlen=RECENT_STEPS)
+        self._losses: list[float] = []
+        self._step = self._first_step = 0
+        self._best_step_seconds: float | None = None
+        self._epochs: Mapping[str, float] = {}
+        self._unmeasured: Mapping[str, str] = {}
+        self._cut: tuple[str, ...] = ()
+        self._found: dict[str, Diagnosis] = {}
+        self._looked = clock()
 
     @property
     def curve(self) -> tuple[CurvePoint, ...]:
         """The run's validations, thinned out."""
-        return tuple(self._points)
+        return self._points
 
-    def restored(self, *, step: int, curve: Sequence[CurvePoint], world: int, after: str, resumed_from: str) -> None:
-        """Take down where this generation goes on."""
-        self._points = list(curve)
+    @property
+    def diagnoses(self) -> tuple[Diagnosis, ...]:
+        """What every detector said last."""
+        return tuple(self._found.values())
+
+    def restored(
+        self,
+        *,
+        step: int,
+        curve: Sequence[CurvePoint],
+        world: int,
+        after: str,
+        resumed_from: str,
+        unmeasured: Mapping[str, str],
+    ) -> None:
+        """Take down where this generation goes on, and which domains it cannot measure."""
+        self._points, self._step, self._first_step = tuple(curve), step, step
+        self._unmeasured = dict(unmeasured)
         self._note(
             GenerationRecord(
                 generation=self._generation,
@@ -48,8 +91,23 @@ class Monitor:
                 resumed_from=resumed_from,
             )
         )
+        self._look(CURVE_DETECTORS)
 
-    def stepped(self, *, step: int, loss: float, rate: float, norm: float, seconds: float, waited: float) -> None:
+    def recall(self, losses: Iterable[tuple[int, float]]) -> None:
+        """Take in (steps done, loss) of what generations before this one trained."""
+        self._steps.extend(RecentStep(step, loss, math.nan) for step, loss in losses)
+
+    def stepped(
+        self,
+        *,
+        step: int,
+        loss: float,
+        rate: float,
+        norm: float,
+        seconds: float,
+        waited: float,
+        epochs: Mapping[str, float],
+    ) -> None:
         """Take down a step that is done."""
         if not self._leads:
             return
@@ -64,35 +122,37 @@ class Monitor:
             wait_seconds=waited,
         )
         self._note(record)
-        self._steps.append(record)
-        if math.isfinite(loss):
-            self._loss_sum, self._loss_count = self._loss_sum + loss, self._loss_count + 1
+        self._steps.append(RecentStep(step, loss, seconds, waited))
+        self._losses.append(loss)
+        self._step, self._epochs = step, epochs
+        if self._clock() - self._looked >= _DIAGNOSE_EVERY_SECONDS:
+            self._look(STEP_DETECTORS)
 
     def happened(self, step: int, reason: str, message: str) -> None:
         """Take down something that a person looks for on a curve."""
         self._note(EventRecord(step=step, time=time.time(), reason=reason, message=message))
 
-    def validated(self, step: int, domains: tuple[DomainLoss, ...], *, seconds: float, stage_start: bool) -> None:
-        """Take down a validation, of the domains that it came to."""
+    def validated(
+        self,
+        step: int,
+        domains: tuple[DomainLoss, ...],
+        *,
+        seconds: float,
+        stage_start: bool,
+        cut: tuple[str, ...],
+    ) -> None:
+        """Take down a validation, and the domains that its time budget left out."""
+        stage = self._config.stage
         self._note(
             ValidationRecord(
-                step=step,
-                stage=self._config.stage,
-                time=time.time(),
-                seconds=seconds,
-                stage_start=stage_start,
-                domains=domains,
+                step=step, stage=stage, time=time.time(), seconds=seconds, stage_start=stage_start, domains=domains
             )
         )
-        point = CurvePoint(
-            step=step,
-            stage=self._config.stage,
-            losses={one.domain: one.loss for one in domains},
-            train_loss=self._loss_sum / self._loss_count if self._loss_count else None,
-            stage_start=stage_start,
-        )
-        self._points = list(_thinned([*self._points, point], _MOST_POINTS))
-        self._loss_sum, self._loss_count = 0.0, 0
+        point = curve_point(step=step, stage=stage, domains=domains, train_losses=self._losses, stage_start=stage_start)
+        self._points = thinned((*self._points, point))
+        self._losses.clear()
+        self._step, self._cut = step, cut
+        self._look(DETECTORS)
 
     def closing(self, step: int, *, spent: Mapping[str, float], drawn: Mapping[str, int]) -> list[Record]:
         """Return what a part of the curve that ends here says last."""
@@ -101,6 +161,22 @@ class Monitor:
             MixtureRecord(step=step, stage=self._config.stage, sequences=dict(drawn)),
         ]
 
-
-def _thinned(points: Sequence[CurvePoint], most: int) -> Sequence[CurvePoint]:
-    return points[-most:]
+    def _look(self, detectors: Sequence[Detector]) -> None:
+        if not self._leads:
+            return
+        self._looked = self._clock()
+        sustained = sustained_seconds(self._steps, self._first_step)
+        if sustained is not None:
+            self._best_step_seconds = min(sustained, self._best_step_seconds or sustained)
+        evidence = gather(
+            self._config,
+            step=self._step,
+            points=self._points,
+            steps=self._steps,
+            generation_step=self._first_step,
+            best_step_seconds=self._best_step_seconds,
+            epochs=self._epochs,
+            unmeasured=self._unmeasured,
+            cut=self._cut,
+        )
+        self._found |= {found.type: found for found in diagnose(evidence, detectors)}

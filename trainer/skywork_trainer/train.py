@@ -230,6 +230,7 @@ class Trainer:
             world=self._world.size,
             after=self._after,
             resumed_from=found,
+            unmeasured=self._broken,
         )
         for warning in self._stream.warnings():
             _log.warning("%s", warning)
@@ -274,8 +275,10 @@ class Trainer:
         if self._world.rank == 0:
             first = max(self._step - RECALLED_WINDOWS * self._config.guards.window_steps, self._stage_steps.start)
             told = json.dumps(recent_losses(self._store, identity, first_step=first)).encode()
-        for step, loss in json.loads(self._world.broadcast_bytes(told)):
+        recalled = [(step, loss) for step, loss in json.loads(self._world.broadcast_bytes(told))]
+        for step, loss in recalled:
             self._spikes.see(step, loss)
+        self._monitor.recall((step + 1, loss) for step, loss in recalled)
 
     def _data_identity(self, manifest: Manifest | None = None) -> DataIdentity:
         step = manifest.step if manifest else self._step
@@ -324,8 +327,11 @@ class Trainer:
         self._step += 1
         self._saving.trained(step, sequences, loss)
         seconds = time.monotonic() - began
-        self._report_data()
-        self._monitor.stepped(step=self._step, loss=loss, rate=rate, norm=norm, seconds=seconds, waited=waited)
+        epochs = self._report_data()
+        self._monitor.stepped(
+            step=self._step, loss=loss, rate=rate, norm=norm, seconds=seconds, waited=waited, epochs=epochs
+        )
+        self._reporter.diagnosed(self._monitor.diagnoses)
         self._reporter.stepped(step=self._step, loss=loss, rate=rate, norm=norm, seconds=seconds)
         return leaving > 0, wanted > 0, self._saving.advance(self._step, votes)
 
@@ -362,9 +368,12 @@ class Trainer:
     def _sequences(self, step: int) -> range:
         return rank_sequences(step, self._world.rank, self._world.size, self._config)
 
-    def _report_data(self) -> None:
+    def _report_data(self) -> Mapping[str, float]:
+        """Say what the stage has drawn; return how often the run has read each source."""
         trained = self._step * self._config.global_batch_sequences
-        self._reporter.drawn(self._stream.drawn(trained), epochs=self._stream.epochs(trained))
+        epochs = self._stream.epochs(trained)
+        self._reporter.drawn(self._stream.drawn(trained), epochs=epochs)
+        return epochs
 
     def _read(self, sequences: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this rank's sequences, filled up with masked rows so that every rank runs as many micro-batches."""
@@ -412,7 +421,9 @@ class Trainer:
             return False
         measured = self._with_sizes(measured)
         seconds = time.monotonic() - began
-        self._monitor.validated(self._step, measured, seconds=seconds, stage_start=stage_start)
+        done = {loss.domain for loss in measured}
+        cut = tuple(windows.domain for windows in self._domains if windows.domain not in done)
+        self._monitor.validated(self._step, measured, seconds=seconds, stage_start=stage_start, cut=cut)
         self._reporter.measured(seconds=seconds)
         names = [domain.name for domain in self._config.validation.domains]
         self._counters = self._counters.model_copy(
@@ -435,6 +446,7 @@ class Trainer:
 
     def _report_validation(self) -> None:
         counters = self._counters
+        self._reporter.diagnosed(self._monitor.diagnoses)
         self._reporter.validated(
             counters.validation,
             stage_start=counters.stage_start_validation,
