@@ -17,10 +17,12 @@ def of_trainer(metric: str, *by: str) -> str:
     return f"max{labels}(skywork_{metric}{{{STAGE}}})"
 
 
-def rate(metric: str, *by: str, selector: str = STAGE) -> str:
+def rate(metric: str, *by: str) -> str:
+    """How fast a counter of the trainer grows, each second."""
     labels = f" by ({', '.join(by)}) " if by else ""
-    return f"sum{labels}(rate(skywork_{metric}{{{selector}}}[$__rate_interval]))"
+    return f"sum{labels}(rate(skywork_{metric}{{{STAGE}}}[$__rate_interval]))"
 
 
 def quantile(metric: str, share: float) -> str:
+    """Value that a share of a histogram's observations of late stays below."""
     return f"histogram_quantile({share}, {rate(f'{metric}_bucket', 'le')})"

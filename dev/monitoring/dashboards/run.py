@@ -76,7 +76,10 @@ _NOW = Row(
 _ANNOTATIONS = (
     Annotation(
         name="Stages",
-        expr=f"skywork_run_stage_info{{{CHOSEN}}} unless on ({RUN}, stage) skywork_run_stage_info{{{CHOSEN}}} offset 1m",
+        expr=(
+            f"max by (stage) (skywork_run_stage_info{{{CHOSEN}}})"
+            f" unless on (stage) skywork_run_stage_info{{{CHOSEN}}} offset 1m"
+        ),
         color="purple",
         title="Stage {{stage}}",
     ),

@@ -3,7 +3,10 @@
 from dev.monitoring.dashboards.queries import CHOSEN, LOSS, of_run, of_trainer, rate
 from dev.monitoring.panels import Panel, Query, Row
 
-_TOKENS_AT_VALIDATION = f"max(skywork_run_validation_step{{{CHOSEN}}} * skywork_run_tokens{{{CHOSEN}}} / (skywork_run_step{{{CHOSEN}}} > 0))"
+_TOKENS_AT_VALIDATION = (
+    f"max(skywork_run_validation_step{{{CHOSEN}}} * skywork_run_tokens{{{CHOSEN}}}"
+    f" / (skywork_run_step{{{CHOSEN}}} > 0))"
+)
 
 VALIDATION = Row(
     title="Held-out domains",
