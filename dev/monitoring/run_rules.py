@@ -109,9 +109,9 @@ _RUNS = (
     ),
     Alert(
         name="SkyworkRestartsOften",
-        expr=f"increase({RESTARTS}[1h]) > 5",
+        expr=f"round(increase({RESTARTS}[1h])) > 5",
         severity="warning",
-        summary=f"{_WHICH} has started again {{{{ $value | humanize }}}} times within an hour",
+        summary=f"{_WHICH} has started again {{{{ $value }}}} times within an hour",
         description="Each restart costs a recovery and the steps since the last checkpoint.",
     ),
     Alert(

@@ -150,11 +150,11 @@ _DATA = Row(
         ),
         Panel(
             title="Cache",
-            description="Bytes of shards on the node's disk, and what is free there.",
+            description="File system that holds the cache of shards: its size, and what is free there.",
             unit="bytes",
             least=0,
             queries=(
-                Query(expr=_agent("cache_size_bytes"), legend="used {{node}} {{pod}}"),
+                Query(expr=_agent("cache_size_bytes"), legend="size {{node}} {{pod}}"),
                 Query(expr=_agent("cache_free_bytes"), legend="free {{node}} {{pod}}"),
             ),
         ),
