@@ -9,7 +9,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -28,15 +30,17 @@ from skywork_trainer.checkpoint.returning import roll_back
 from skywork_trainer.checkpoint.saver import DataIdentity, Snapshot
 from skywork_trainer.checkpoint.saving import Due, Saving
 from skywork_trainer.collectives import World
-from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, Section, SpikeAction, StartFrom
+from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, DomainLoss, RunConfig, Section, SpikeAction, StartFrom
+from skywork_trainer.data.errors import DataError
 from skywork_trainer.engine import Engine
 from skywork_trainer.engine.initial import draw_weights
 from skywork_trainer.exchange.start import load_initial_weights
 from skywork_trainer.guards import RECALLED_WINDOWS, Rollback, SpikeDetector, is_skipped
 from skywork_trainer.metrics import Reporter
+from skywork_trainer.monitor import Monitor
 from skywork_trainer.storage import Store
 from skywork_trainer.traffic import Traffic
-from skywork_trainer.validation import Windows, validate
+from skywork_trainer.validation import TextSizes, Windows, by_age, merged, validate
 
 _log = logging.getLogger(__name__)
 
@@ -102,9 +106,19 @@ class Trainer:
         cache: Path,
         leave: Callable[[], bool],
         before_step: int | None = None,
+        after: str = "",
+        broken: Mapping[str, str] = MappingProxyType({}),
+        sizes: Callable[[Windows], TextSizes] = lambda windows: TextSizes(),
+        asked: Callable[[], str] = lambda: "",
     ) -> None:
+        """`domains` are those that can be measured, `broken` says why others cannot, `sizes` what text one is.
+
+        `asked` returns a new value whenever somebody wants all domains measured; `after` is why the generation before
+        ended.
+        """
         self._config, self._engine, self._stream = config, engine, stream
         self._domains, self._store, self._world = list(domains), store, world
+        self._broken, self._sizes, self._asked, self._after = dict(broken), sizes, asked, after
         self._reporter, self._leave, self._before_step = reporter, leave, before_step
         self._generation, self._local = generation, local_folder(cache, config.checkpoints.uri)
         self._saving = Saving(store, config, world=world, generation=generation, local=self._local, reports=reporter)
@@ -114,6 +128,7 @@ class Trainer:
         self._counters = Counters()
         self._spikes = SpikeDetector(config.guards, stage_start=self._stage_steps.start)
         self._rollbacks: tuple[Rollback, ...] = ()
+        self._monitor = Monitor(config, leads=world.rank == 0, generation=generation, note=self._saving.note)
         self._heed: Callable[[bool], None] = lambda heeded: None
         self._trains = False
 
@@ -128,23 +143,22 @@ class Trainer:
         self._saving.prepare(self._engine.fragments())
         self._heed = heed
         first, end = self._stage_steps.start, self._stage_steps.stop
-        mark = time.monotonic()
         while self._step < end:
-            starting = self._step == first and not self._counters.stage_start_validation
+            starting = self._domains and self._step == first and not self._counters.stage_start_validation
             if starting and not self._validate(stage_start=True):
                 return self._left()
             if is_skipped(self._step, self._rollbacks):
-                self._saving.trained(self._step, (), math.nan)
-                self._step += 1
+                self._leave_out()
                 continue
             self._reporter.section(Section.STEP if self._trains else Section.FIRST_STEP)
-            leaving, due, mark = self._train_step(mark)
-            if leaving or (self._step < end and self._validation_due() and not self._validate()):
+            leaving, wanted, due = self._train_step()
+            wanted = wanted or self._validation_due()
+            if leaving or (self._step < end and wanted and not self._validate()):
                 return self._left()
             if self._step < end and due is not Due.NONE:
                 self._reporter.section(Section.SAVE)
                 self._saving.begin(self._snapshot, due)
-        if any(domain.step < end for domain in self._counters.validation) or self._unmeasured():
+        if self._domains and self._validated_step < end:
             if not self._validate():
                 return self._left()
             self._save()
@@ -200,18 +214,40 @@ class Trainer:
             self._counters = Counters(initial_weights_uri=self._config.initial_weights_uri)
         else:
             draw_weights(self._config, self._engine)
+        self._agree_on_domains(may_do_without=manifest is not None)
+        found = manifest.id if manifest else ""
         self._reporter.restored(
             step=self._step,
-            checkpoint=manifest.id if manifest else "",
+            checkpoint=found,
             durable=manifest is not None and not candidates.is_local(manifest),
             created=manifest.created if manifest else 0.0,
             corrupt=candidates.corrupt,
+            totals=self._counters.totals,
+        )
+        self._monitor.restored(
+            step=self._step,
+            curve=self._counters.validation_curve,
+            world=self._world.size,
+            after=self._after,
+            resumed_from=found,
+            unmeasured=self._broken,
         )
         for warning in self._stream.warnings():
             _log.warning("%s", warning)
         self._reporter.warned(self._stream.warnings())
         self._report_data()
-        self._reporter.validated(self._counters.validation, stage_start=self._counters.stage_start_validation)
+        self._report_validation()
+
+    def _agree_on_domains(self, *, may_do_without: bool) -> None:
+        """Leave out, on all ranks, the domains that any rank cannot read; a run that has not begun must have all."""
+        for told in self._world.gather_bytes(json.dumps(self._broken).encode()):
+            self._broken |= json.loads(told)
+        for domain, why in self._broken.items():
+            if not may_do_without:
+                reason, _, message = why.partition(": ")
+                raise DataError(reason, message)
+            _log.error("validation domain %s cannot be measured, training goes on without: %s", domain, why)
+        self._domains = [windows for windows in self._domains if windows.domain not in self._broken]
 
     def _fork(self, start: StartFrom) -> None:
         manifest = fork(start, self._config, self._engine, self._world, data=self._data_identity)
@@ -239,8 +275,10 @@ class Trainer:
         if self._world.rank == 0:
             first = max(self._step - RECALLED_WINDOWS * self._config.guards.window_steps, self._stage_steps.start)
             told = json.dumps(recent_losses(self._store, identity, first_step=first)).encode()
-        for step, loss in json.loads(self._world.broadcast_bytes(told)):
+        recalled = [(step, loss) for step, loss in json.loads(self._world.broadcast_bytes(told))]
+        for step, loss in recalled:
             self._spikes.see(step, loss)
+        self._monitor.recall((step + 1, loss) for step, loss in recalled)
 
     def _data_identity(self, manifest: Manifest | None = None) -> DataIdentity:
         step = manifest.step if manifest else self._step
@@ -256,14 +294,15 @@ class Trainer:
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def _train_step(self, mark: float) -> tuple[bool, Due, float]:
-        """Train one step; return whether to leave, what to save, and when it ended."""
-        config, step = self._config, self._step
+    def _train_step(self) -> tuple[bool, bool, Due]:
+        """Train one step; return whether to leave, whether somebody asked for a validation, and what to save."""
+        config, step, began = self._config, self._step, time.monotonic()
         sequences = self._sequences(step)
         self._stream.advance(step, self._sequences)
         asked = time.monotonic()
         tokens_RS, valid_RT = self._read(sequences)
-        self._reporter.read(waited_seconds=time.monotonic() - asked, traffic=self._stream.traffic())
+        waited = time.monotonic() - asked
+        self._reporter.read(waited_seconds=waited, traffic=self._stream.traffic())
         size, nll = config.engine.micro_batch_sequences, 0.0
         for index in range(self._micro_batches):
             rows = slice(index * size, (index + 1) * size)
@@ -278,7 +317,8 @@ class Trainer:
         first, self._trains = not self._trains, True
         self._heed(True)
         # Before the update, so that a spike can still be kept out of the weights.
-        total, leaving, *votes = self._world.sum([nll, self._leave(), *self._saving.votes(step)])
+        wishes = [self._leave(), self._is_asked()]
+        total, leaving, wanted, *votes = self._world.sum([nll, *wishes, *self._saving.votes(step)])
         loss, rate = total / config.global_batch_tokens, schedule.learning_rate(config, step)
         norm = self._update(step, loss, rate)
         forward_seconds = self._engine.forward_seconds()
@@ -286,10 +326,21 @@ class Trainer:
             self._reporter.computed(forward_seconds)
         self._step += 1
         self._saving.trained(step, sequences, loss)
-        now = time.monotonic()
-        self._report_data()
-        self._reporter.stepped(step=self._step, loss=loss, rate=rate, norm=norm, seconds=now - mark)
-        return leaving > 0, self._saving.advance(self._step, votes), now
+        seconds = time.monotonic() - began
+        epochs = self._report_data()
+        self._monitor.stepped(
+            step=self._step, loss=loss, rate=rate, norm=norm, seconds=seconds, waited=waited, epochs=epochs
+        )
+        self._reporter.diagnosed(self._monitor.diagnoses)
+        self._reporter.stepped(step=self._step, loss=loss, rate=rate, norm=norm, seconds=seconds)
+        return leaving > 0, wanted > 0, self._saving.advance(self._step, votes)
+
+    def _leave_out(self) -> None:
+        """Count a step that a rollback takes out of the run as done."""
+        if not is_skipped(self._step - 1, self._rollbacks):
+            self._monitor.happened(self._step, "StepsLeftOut", "a rollback leaves out the steps around a spike")
+        self._saving.trained(self._step, (), math.nan)
+        self._step += 1
 
     def _update(self, step: int, loss: float, rate: float) -> float:
         """Apply the step's gradients unless its loss is a spike that shall not be; return their norm."""
@@ -298,6 +349,7 @@ class Trainer:
             return self._engine.step(rate)
         _log.warning("%s", spike)
         self._reporter.spiked(guards.spike_action)
+        self._monitor.happened(step + 1, "LossSpike", f"{spike}; {guards.spike_action}")
         if guards.spike_action is SpikeAction.ROLLBACK:
             roll_back(
                 spike,
@@ -316,9 +368,12 @@ class Trainer:
     def _sequences(self, step: int) -> range:
         return rank_sequences(step, self._world.rank, self._world.size, self._config)
 
-    def _report_data(self) -> None:
+    def _report_data(self) -> Mapping[str, float]:
+        """Say what the stage has drawn; return how often the run has read each source."""
         trained = self._step * self._config.global_batch_sequences
-        self._reporter.drawn(self._stream.drawn(trained), epochs=self._stream.epochs(trained))
+        epochs = self._stream.epochs(trained)
+        self._reporter.drawn(self._stream.drawn(trained), epochs=epochs)
+        return epochs
 
     def _read(self, sequences: range) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this rank's sequences, filled up with masked rows so that every rank runs as many micro-batches."""
@@ -332,31 +387,72 @@ class Trainer:
 
     # -- validating and saving ---------------------------------------------------------------------------------------
 
-    def _unmeasured(self) -> bool:
-        return bool(self._domains) and not self._counters.validation
+    @property
+    def _validated_step(self) -> int:
+        return max((domain.step for domain in self._counters.validation), default=-1)
 
     def _validation_due(self) -> bool:
         if not self._domains:
             return False
         tokens, every = self._config.global_batch_tokens, self._config.validation.every_tokens
-        last = max((domain.step for domain in self._counters.validation), default=0)
-        return self._step * tokens // every > last * tokens // every
+        return self._step * tokens // every > max(self._validated_step, 0) * tokens // every
+
+    def _is_asked(self) -> bool:
+        leads = self._world.rank == 0 and bool(self._domains)
+        return leads and self._asked() not in ("", self._counters.validate_request)
 
     def _validate(self, *, stage_start: bool = False) -> bool:
-        """Measure all domains; return whether it came to an end, and was not cut short by a request to leave."""
+        """Measure the domains; return whether it came to an end, and was not cut short by a request to leave."""
+        request, began = self._asked(), time.monotonic()
+        budget = self._config.validation.time_budget_seconds or math.inf
         self._reporter.section(Section.VALIDATE)
-        module = self._engine.module
         self._heed(True)
-        losses = validate(
-            module, self._domains, step=self._step, world=self._world, leave=self._leave, beat=self._reporter.alive
+        measured = validate(
+            self._engine.module,
+            by_age(self._domains, self._counters.validation),
+            step=self._step,
+            world=self._world,
+            leave=self._leave,
+            over=lambda: time.monotonic() - began > budget,
+            beat=self._reporter.alive,
         )
-        self._heed(self._trains or losses is None)
-        if losses is None:
+        self._heed(self._trains or measured is None)
+        if measured is None:
             return False
-        start = losses if stage_start else self._counters.stage_start_validation
-        self._counters = self._counters.model_copy(update={"validation": losses, "stage_start_validation": start})
-        self._reporter.validated(losses, stage_start=start)
+        measured = self._with_sizes(measured)
+        seconds = time.monotonic() - began
+        done = {loss.domain for loss in measured}
+        cut = tuple(windows.domain for windows in self._domains if windows.domain not in done)
+        self._monitor.validated(self._step, measured, seconds=seconds, stage_start=stage_start, cut=cut)
+        self._reporter.measured(seconds=seconds)
+        names = [domain.name for domain in self._config.validation.domains]
+        self._counters = self._counters.model_copy(
+            update={
+                "validation": merged(names, self._counters.validation, measured),
+                "stage_start_validation": measured if stage_start else self._counters.stage_start_validation,
+                "validation_curve": self._monitor.curve,
+                "validate_request": request or self._counters.validate_request,
+            }
+        )
+        self._report_validation()
         return True
+
+    def _with_sizes(self, measured: tuple[DomainLoss, ...]) -> tuple[DomainLoss, ...]:
+        """Say of each loss what text it is of; only rank 0 is asked."""
+        if self._world.rank:
+            return measured
+        sizes = {windows.domain: self._sizes(windows) for windows in self._domains}
+        return tuple(loss.model_copy(update=asdict(sizes[loss.domain])) for loss in measured)
+
+    def _report_validation(self) -> None:
+        counters = self._counters
+        self._reporter.diagnosed(self._monitor.diagnoses)
+        self._reporter.validated(
+            counters.validation,
+            stage_start=counters.stage_start_validation,
+            curve=self._monitor.curve,
+            request=counters.validate_request,
+        )
 
     def _save(self) -> None:
         self._reporter.section(Section.SAVE)
@@ -364,11 +460,15 @@ class Trainer:
 
     def _snapshot(self) -> Snapshot:
         ledger, losses = self._saving.ledger, self._saving.ledger.losses
+        drawn = self._stream.drawn(self._step * self._config.global_batch_sequences)
         counters = {
             "train_loss": losses[-1] if losses else self._counters.train_loss,
-            "source_sequences": self._stream.drawn(self._step * self._config.global_batch_sequences),
+            "source_sequences": drawn,
             "trained_seconds": self._saving.trained_seconds,
+            "totals": self._reporter.totals(),
         }
+        records = ledger.records(self._step)
+        records += self._monitor.closing(self._step, spent=self._reporter.spent(), drawn=drawn)
         substituted = self._stream.substituted
         since = set(ledger.sequences) if substituted else set()
         return Snapshot(
@@ -383,4 +483,5 @@ class Trainer:
             consumed=ledger.consumed,
             substituted={sequence: window for sequence, window in substituted.items() if sequence in since},
             losses=losses,
+            records=records,
         )

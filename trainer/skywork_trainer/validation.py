@@ -21,6 +21,16 @@ BATCH_SEQUENCES = 4
 _ASK_EVERY_ROUNDS = 8
 
 
+@dataclass(frozen=True, kw_only=True)
+class TextSizes:
+    """The text of a domain's targets that count."""
+
+    characters: int = 0
+    bytes: int = 0
+    reference_tokens: int = 0
+    """Tokens that the reference tokenizer makes of it; 0 without one."""
+
+
 @dataclass(frozen=True)
 class Windows:
     """One domain's fixed windows: tokens [W, T + 1], and which of the T targets count."""
@@ -38,17 +48,21 @@ def validate(
     step: int,
     world: World,
     leave: Callable[[], bool] = lambda: False,
+    over: Callable[[], bool] = lambda: False,
     beat: Callable[[], None] = lambda: None,
     batch: int = BATCH_SEQUENCES,
 ) -> tuple[DomainLoss, ...] | None:
-    """Return the loss of every domain after `step` steps; None, on all ranks, once `leave()` on any. Collective.
+    """Return the losses after `step` steps, in the order of `domains`; None, on all ranks, once `leave()` on any.
 
-    `beat` is called with every batch, to show that there is progress.
+    Domains behind the first are left out once `over()` on rank 0, for all ranks alike. `beat` is called with every
+    batch, to show that there is progress. Collective.
     """
     losses: list[DomainLoss] = []
     module.eval()
     try:
         for windows in domains:
+            if losses and any(world.sum([over() if world.rank == 0 else False])):
+                break
             loss = _measure(module, windows, step=step, batch=batch, world=world, leave=leave, beat=beat)
             if loss is None:
                 return None
@@ -56,6 +70,20 @@ def validate(
     finally:
         module.train()
     return tuple(losses)
+
+
+def by_age(domains: Sequence[Windows], newest: Sequence[DomainLoss]) -> list[Windows]:
+    """Return the domains with those first whose last measurement is oldest, so that a budget starves none."""
+    measured = {loss.domain: loss.step for loss in newest}
+    return sorted(domains, key=lambda windows: measured.get(windows.domain, -1))
+
+
+def merged(
+    domains: Sequence[str], before: Sequence[DomainLoss], measured: Sequence[DomainLoss]
+) -> tuple[DomainLoss, ...]:
+    """Return the newest loss of every domain that has one, in the order of `domains`."""
+    newest = {loss.domain: loss for loss in (*before, *measured)}
+    return tuple(newest[domain] for domain in domains if domain in newest)
 
 
 def _measure(

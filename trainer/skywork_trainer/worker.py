@@ -119,15 +119,15 @@ class LeaveRequest:
 def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     import torch
 
-    from skywork_trainer.data.held_out import ValidationSet
+    from skywork_trainer.data.held_out import Sizer, open_held_out
     from skywork_trainer.data.stream import SequenceStream
     from skywork_trainer.engine.fitting import fitting_sequences
     from skywork_trainer.engine.requirements import check_requirements
     from skywork_trainer.memory import OutOfMemory, fitting_micro_batch, note_out_of_memory
     from skywork_trainer.metrics import Reporter
+    from skywork_trainer.requests import read_request
     from skywork_trainer.storage import open_store
     from skywork_trainer.train import Trainer
-    from skywork_trainer.validation import Windows
 
     place.state_dir.mkdir(parents=True, exist_ok=True)
     reporter = Reporter(config, place)
@@ -138,10 +138,7 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     check_requirements(config.engine, on_gpu=has_gpu())
     # Before the group forms: a wrong configuration shall be told by its own error, not by a peer's time-out.
     stream = SequenceStream(config, place.cache_dir)
-    domains = [
-        Windows(held_out.name, held_out.tokens, held_out.mask)
-        for held_out in (ValidationSet(domain, config, place.cache_dir) for domain in config.validation.domains)
-    ]
+    domains, broken = open_held_out(config, place.cache_dir)
     threads = os.environ.get("SKYWORK_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"
     torch.set_num_threads(int(threads))
     with process_group(place, config.hang) as world:
@@ -165,6 +162,10 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
                 cache=place.cache_dir,
                 leave=leave,
                 before_step=place.before_step,
+                after=place.after,
+                broken=broken,
+                sizes=Sizer(config),
+                asked=lambda: read_request(place.state_dir),
             )
             return trainer.run(heed=leave.heed)
         except torch.OutOfMemoryError as error:

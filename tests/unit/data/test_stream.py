@@ -13,7 +13,7 @@ from skywork_trainer.cli import main
 from skywork_trainer.config import OnCorrupt, Source
 from skywork_trainer.data.catalog import Catalog
 from skywork_trainer.data.errors import DataError
-from skywork_trainer.data.held_out import ValidationSet
+from skywork_trainer.data.held_out import open_held_out
 from skywork_trainer.data.shards import read_index
 from skywork_trainer.data.stream import SequenceStream
 from skywork_trainer.tokenizer import LoadedTokenizer, train_tokenizer
@@ -163,16 +163,19 @@ def test_reading_goes_on_from_the_cache_when_the_store_is_gone(sources, configur
 def test_validation_windows_are_the_first_ones_with_short_ends_masked(prepare, configure, tmp_path: Path) -> None:
     texts = [f"held out {n}" for n in range(4)]
     domain = Source(name="held-out", uri=prepare("held-out", texts, shard_tokens=1))
-    held = ValidationSet(domain, configure({"main": domain.uri}, [GENERAL]), tmp_path / "cache")
+    config = configure({"main": domain.uri}, [GENERAL])
+    validation = config.validation.model_copy(update={"domains": (domain,)})
+    (held,), broken = open_held_out(config.model_copy(update={"validation": validation}), tmp_path / "cache")
+    assert broken == {}
     index = read_index("held-out", domain.uri)
     assert len(index.shards) == 4
-    assert len(held.tokens) <= 6
-    assert held.tokens.shape[1:] == (17,)
-    assert held.mask.shape == (len(held.tokens), 16)
-    assert held.mask.sum() == sum(shard.tokens - 1 for shard in index.shards)
+    assert len(held.tokens_WS) <= 6
+    assert held.tokens_WS.shape[1:] == (17,)
+    assert held.valid_WT.shape == (len(held.tokens_WS), 16)
+    assert held.valid_WT.sum() == sum(shard.tokens - 1 for shard in index.shards)
     first = np.fromfile(tmp_path / "held-out" / index.shards[0].file, dtype=index.numpy_dtype)
-    assert held.tokens[0][: len(first)].tolist() == first.tolist()
-    assert held.tokens[0][len(first) :].sum() == 0
+    assert held.tokens_WS[0][: len(first)].tolist() == first.tolist()
+    assert held.tokens_WS[0][len(first) :].sum() == 0
 
 
 @given(

@@ -27,6 +27,8 @@ from skywork_trainer.config import (
 REPOSITORY = Path(__file__).parents[3]
 MODEL = Model(layers=2, hidden=32, heads=4, kv_heads=2, ffn=48, vocab_size=256, init_std=0.02)
 BATCH, LENGTH = 6, 16
+GONE = "file:///gone"
+"""URI of a held-out domain that cannot be read."""
 TOKENS_PER_STEP = BATCH * LENGTH
 
 
@@ -154,10 +156,12 @@ def train_rank(
     rank: int, size: int, port: int, config: RunConfig, folder: Path, generation: int, fault: Fault | None
 ) -> int:
     """Run one rank over synthetic tokens, by the worker's own code but for the data."""
+    import numpy as np
     from skywork_trainer import worker
     from skywork_trainer.checkpoint.manifest import committed
     from skywork_trainer.data import held_out, stream
     from skywork_trainer.storage import open_store
+    from skywork_trainer.validation import TextSizes, Windows
     from skywork_trainer.warmup import SyntheticStream
 
     store = open_store(config.checkpoints.uri)
@@ -176,16 +180,18 @@ def train_rank(
         def close(self) -> None:
             pass
 
-    class Held:
-        def __init__(self, domain: Source, config: RunConfig, cache_dir: Path) -> None:
-            import numpy as np
+    def windows(domain: Source) -> Windows:
+        generator = np.random.default_rng(len(domain.name))
+        tokens = generator.integers(0, 256, (config.validation.windows, LENGTH + 1))
+        return Windows(domain.name, tokens, generator.random((config.validation.windows, LENGTH)) < 0.9)
 
-            generator = np.random.default_rng(len(domain.name))
-            self.name = domain.name
-            self.tokens = generator.integers(0, 256, (config.validation.windows, LENGTH + 1))
-            self.mask = generator.random((config.validation.windows, LENGTH)) < 0.9
+    def opened(config: RunConfig, cache_dir: Path) -> tuple[list[Windows], dict[str, str]]:
+        gone = {d.name: "SourceMissing: gone" for d in config.validation.domains if d.uri == GONE}
+        return [windows(d) for d in config.validation.domains if d.uri != GONE], gone
 
-    stream.SequenceStream, held_out.ValidationSet = Stream, Held  # type: ignore[assignment,misc]
+    stream.SequenceStream = Stream  # type: ignore[assignment,misc]
+    held_out.open_held_out = opened
+    held_out.Sizer = lambda config: lambda windows: TextSizes(characters=90, bytes=100, reference_tokens=50)  # type: ignore[assignment,misc]
     return worker.run(config, place(folder, rank=rank, size=size, port=port, generation=generation))
 
 

@@ -81,7 +81,7 @@ def last_words(status: AgentStatus) -> str:
     said = status
     if said.failure is not None and len(said.failure.message) > 1000:
         said = _with_message(said, said.failure.message[:1000] + " …")
-    for field in ("stage_start_validation", "source_sequences", "validation"):
+    for field in ("validation_curve", "diagnoses", "stage_start_validation", "source_sequences", "validation"):
         if _bytes(said) <= TERMINATION_BYTES or said.progress is None:
             break
         empty: object = {} if field == "source_sequences" else ()

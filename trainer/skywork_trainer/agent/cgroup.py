@@ -1,4 +1,4 @@
-"""How often the kernel has killed a process of this container for memory."""
+"""Memory as the kernel counts it for this container: what is used, and how often a process was killed for it."""
 
 from pathlib import Path
 
@@ -14,3 +14,22 @@ def memory_kills(files: tuple[Path, ...] = _FILES) -> int | None:
         except (OSError, ValueError, KeyError):
             continue
     return None
+
+
+_MEMORY = (
+    (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory.max")),
+    (Path("/sys/fs/cgroup/memory/memory.usage_in_bytes"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")),
+)
+_NO_LIMIT = 1 << 60
+"""What cgroup v1 says where there is none is larger."""
+
+
+def memory_use_bytes(files: tuple[tuple[Path, Path], ...] = _MEMORY) -> tuple[int | None, int | None]:
+    """Return what this container uses and may use, of cgroup v2 or v1; None for what is not known or not limited."""
+    for used, limit in files:
+        try:
+            most = limit.read_text().strip()
+            return int(used.read_text()), int(most) if most != "max" and int(most) < _NO_LIMIT else None
+        except (OSError, ValueError):
+            continue
+    return None, None

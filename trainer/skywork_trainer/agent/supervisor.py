@@ -10,13 +10,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
-
 from skywork_trainer.agent import hangs
 from skywork_trainer.agent.causes import explain, last_words, read, root_cause, wrong_config
 from skywork_trainer.agent.cgroup import memory_kills
 from skywork_trainer.agent.exposition import merged
 from skywork_trainer.agent.membership import MembershipFile
+from skywork_trainer.agent.node_metrics import NodeMetrics
 from skywork_trainer.agent.policy import Do, Step, View, decide, is_failure
 from skywork_trainer.agent.server import Pages, serve
 from skywork_trainer.agent.workers import Workers
@@ -34,6 +33,7 @@ from skywork_trainer.config import (
     load,
 )
 from skywork_trainer.heartbeat import Beat, read_beat
+from skywork_trainer.requests import write_request
 from skywork_trainer.stacks import STACK_SIGNAL, stack_path
 
 _TICK_SECONDS = 0.05
@@ -85,29 +85,8 @@ class Supervisor:
         self._memory_kills = memory_kills()
         self._limits = HangLimits()
         self._ticked = time.monotonic()
-        self._registry = CollectorRegistry()
-        self._exits = Counter(
-            "skywork_agent_worker_exits", "Workers that ended, by reason.", ["reason"], registry=self._registry
-        )
-        self._hangs = Counter(
-            "skywork_agent_hangs", "Generations given up for lack of progress, by section.", ["section"],
-            registry=self._registry,
-        )  # fmt: skip
-        self._silence = Gauge(
-            "skywork_agent_longest_silence_seconds",
-            "Time since the oldest of the workers' newest signs of progress.",
-            registry=self._registry,
-        )
-        self._warm = Gauge(
-            "skywork_agent_fork_server_warm_seconds", "Time until workers could be forked.", registry=self._registry
-        )
-        self._last_start = Gauge(
-            "skywork_agent_last_start_seconds",
-            "From reading a membership to its workers running, the end of the ones before included.",
-            registry=self._registry,
-        )
-        self._generation = Gauge("skywork_agent_generation", "Newest generation started here.", registry=self._registry)
-        self._alive = Gauge("skywork_agent_workers", "Workers that run.", registry=self._registry)
+        self._metrics = NodeMetrics(settings.cache_dir)
+        self._asked_for = ""
 
     def run(self) -> int:
         """Supervise until the stage is done (0), cannot be done (64), or the pod is asked to leave (75)."""
@@ -118,7 +97,9 @@ class Supervisor:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
         self._failure = wrong_config(self._settings.config_path, time.time())
         if self._failure is None:
-            self._limits = load(self._settings.config_path).hang
+            config = load(self._settings.config_path)
+            self._limits = config.hang
+            self._metrics.label({"namespace": config.namespace, "run": config.run, "stage": config.stage})
         if self._failure is not None:
             _log.error("%s: %s", self._failure.reason, self._failure.message)
             self._phase = AgentPhase.FAILED
@@ -126,7 +107,7 @@ class Supervisor:
             return EXIT_CONFIG
         pages = Pages(
             status=lambda: self.status().model_dump_json(),
-            metrics=self._metrics,
+            metrics=self._exposition,
             unready=self._unready,
             unhealthy=self._unhealthy,
         )
@@ -217,7 +198,8 @@ class Supervisor:
         self._hung_until = self._killed_at = None
         self._read_time, self._start_time = self._heard_time, 0.0
         self._memory_kills = memory_kills()
-        self._generation.set(word.generation)
+        self._metrics.set("generation", word.generation)
+        self._asked_for = ""
         self._killed, self._judged = set(), set()
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
@@ -242,6 +224,7 @@ class Supervisor:
                     cache_dir=self._settings.cache_dir,
                     before_step=word.before_step,
                     check=word.check,
+                    after=word.after,
                 )
                 for local in range(count)
             ]
@@ -277,7 +260,7 @@ class Supervisor:
                 reason = explain(self._folder(), first + local, local, broken[local]).reason
             else:
                 reason = "Done" if end.code == EXIT_DONE else "Left"
-            self._exits.labels(reason).inc()
+            self._metrics.exited(reason)
         # What workers of a world that hangs say as they are ended, or as their peers are, only follows from that.
         if not broken or self._stopped or self._hung_until is not None:
             return
@@ -304,14 +287,14 @@ class Supervisor:
             return
         self._beats_read = now
         beats = self._beats()
-        self._silence.set(now - min(beat.time for beat in beats.values()))
+        self._metrics.set("longest_silence_seconds", now - min(beat.time for beat in beats.values()))
         late = hangs.overdue(beats, self._limits, now)
         if not late:
             return
         where = self._take_stacks()
         self._failure = hangs.failure(word.rank * self._settings.workers, late, beats, where)
         self._hung_until = time.monotonic() + hangs.HOLD_SECONDS
-        self._hangs.labels(beats[late[0]].section).inc()
+        self._metrics.hung(beats[late[0]].section)
         _log.error("%s: %s: %s", self, self._failure.reason, self._failure.message)
 
     def _beats(self) -> dict[int, Beat]:
@@ -355,6 +338,16 @@ class Supervisor:
         if word is not None and (self._word is None or word.generation > self._word.generation):
             self._asked_at, self._heard_time = time.monotonic(), time.time()
         self._word = word
+        self._pass_requests_on()
+
+    def _pass_requests_on(self) -> None:
+        """Tell the worker of rank 0 what is asked of the generation that trains."""
+        word, current = self._word, self._current
+        if word is None or current is None or word.generation != current.generation:
+            return
+        if word.validate_request != self._asked_for:
+            self._asked_for = word.validate_request
+            write_request(self._folder(), word.validate_request)
 
     def _time_start(self) -> None:
         """Take the time of a start once all its workers run."""
@@ -362,7 +355,7 @@ class Supervisor:
             return
         started = self._current.generation == self._word.generation
         if started and len(self._workers.alive) == self._settings.workers:
-            self._last_start.set(time.monotonic() - self._asked_at)
+            self._metrics.set("last_start_seconds", time.monotonic() - self._asked_at)
             self._start_time = time.time()
             self._asked_at = None
 
@@ -380,15 +373,15 @@ class Supervisor:
     def _folder(self) -> Path:
         return self._settings.state_dir / str(self._current.generation if self._current else 0)
 
-    def _metrics(self) -> str:
-        self._alive.set(self._workers.running())
+    def _exposition(self) -> str:
+        self._metrics.set("workers", self._workers.running())
         if self._workers.warm_seconds is not None:
-            self._warm.set(self._workers.warm_seconds)
+            self._metrics.set("fork_server_warm_seconds", self._workers.warm_seconds)
         leads = self._current is not None and self._current.rank == 0
         written = sorted(self._folder().glob("worker-*.prom"))
         if leads:
             written.append(self._folder() / "metrics.prom")
-        texts = [generate_latest(self._registry).decode()]
+        texts = [self._metrics.exposition(dict(self._workers.alive))]
         for path in written:
             with contextlib.suppress(FileNotFoundError):  # no worker has come that far
                 texts.append(path.read_text())

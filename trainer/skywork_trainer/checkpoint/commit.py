@@ -7,12 +7,13 @@ from skywork_trainer.checkpoint.history import History, history_key
 from skywork_trainer.checkpoint.manifest import Manifest, committed, manifest_key, prefix, read_manifest
 from skywork_trainer.checkpoint.retention import retain
 from skywork_trainer.config import Checkpoints
+from skywork_trainer.curve import curve_key
 from skywork_trainer.storage import StorageError, Store
 
 _log = logging.getLogger(__name__)
 
 
-def commit(store: Store, manifest: Manifest, history: History, keep: Checkpoints) -> None:
+def commit(store: Store, manifest: Manifest, history: History, keep: Checkpoints, *, curve: str = "") -> None:
     """Make the files that are stored a checkpoint, then remove the checkpoints that nobody keeps.
 
     Superseded when a newer generation has committed one; StorageError when the store fails or a file is not whole.
@@ -21,13 +22,20 @@ def commit(store: Store, manifest: Manifest, history: History, keep: Checkpoints
     for file in manifest.files:
         _require_whole(store, manifest.id, file.name, file.size)
     # Before the manifest: a committed checkpoint always has its history, an extra history harms nobody.
-    store.put(history_key(manifest.id), history.model_dump_json().encode())
+    put_records(store, history, curve)
     _put_manifest(store, manifest)
     try:
         retain(store, keep, newest=manifest.id)
     except (StorageError, CheckpointCorrupt) as error:
         # The checkpoint is there. What was not removed now is found by the next one's retention.
         _log.warning("old checkpoints could not be removed: %s", error)
+
+
+def put_records(store: Store, history: History, curve: str) -> None:
+    """Store what happened since the checkpoint before: for the audit, and for whoever draws curves."""
+    store.put(history_key(history.id), history.model_dump_json().encode())
+    if curve:
+        store.put(curve_key(history.id), curve.encode())
 
 
 def refuse_if_superseded(store: Store, identity: str) -> None:

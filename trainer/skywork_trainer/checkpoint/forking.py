@@ -65,6 +65,7 @@ def forked_counters(manifest: Manifest, start: StartFrom, *, stage_begins: bool)
         train_loss=told.train_loss,
         validation=told.validation,
         stage_start_validation=() if stage_begins else told.stage_start_validation,
+        validation_curve=told.validation_curve,
         initial_weights_uri=told.initial_weights_uri,
         forked_from=f"{start.uri.rstrip('/')}/checkpoints/{manifest.id}",
         forked_step=manifest.step,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from skywork_trainer.checkpoint.history import Runs, encode
+from skywork_trainer.curve import Record
 
 
 class _Step(NamedTuple):
@@ -18,6 +19,8 @@ class Ledger:
     def __init__(self, parent: str = "", parent_step: int = 0) -> None:
         self.parent, self.parent_step = parent, parent_step
         self._steps: list[_Step] = []
+        self._records: list[Record] = []
+        self._taken: dict[int, int] = {}
 
     def trained(self, step: int, sequences: Sequence[int], loss: float) -> None:
         """Take down that step `step` (the first is 0) is done."""
@@ -27,6 +30,17 @@ class Ledger:
         """Forget what a checkpoint after `step` steps has made permanent; later steps stay."""
         self.parent, self.parent_step = identity, step
         self._steps = [one for one in self._steps if one.step >= step]
+        # Not by step: a record may be noted at the very step of a save that is already under way.
+        del self._records[: self._taken.pop(step, 0)]
+
+    def note(self, record: Record) -> None:
+        """Keep a record for the curve."""
+        self._records.append(record)
+
+    def records(self, step: int) -> list[Record]:
+        """Return what a save of the state after `step` steps makes permanent once it is committed."""
+        self._taken = {step: len(self._records)}
+        return list(self._records)
 
     @property
     def sequences(self) -> list[int]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
 
 from skywork_trainer.checkpoint import CheckpointCorrupt
 from skywork_trainer.checkpoint.bounds import MOST_MANIFEST_BYTES, check_manifest, check_text
-from skywork_trainer.config import DomainLoss, Model
+from skywork_trainer.config import CurvePoint, DomainLoss, Model
 from skywork_trainer.storage import StorageError, Store
 
 FORMAT = 1
@@ -55,6 +55,12 @@ class Counters(_Frozen):
     """Generations that saved something in this chain."""
     trained_seconds: float = 0.0
     """Time that this chain's generations have trained for."""
+    totals: dict[str, float] = {}
+    """What metrics that only grow have come to, by name and label."""
+    validation_curve: tuple[CurvePoint, ...] = ()
+    """The run's validations, thinned out."""
+    validate_request: str = ""
+    """The newest request for a validation that was met."""
     initial_weights_uri: str = ""
     """Where the weights lay that the run began with; empty where they were drawn."""
     forked_from: str = ""

@@ -45,6 +45,8 @@ class Commit(_Message):
     """Complete but for files and pieces."""
     history: History
     """Complete but for what the ranks consumed."""
+    curve: str = ""
+    """What happened since the checkpoint before, as `skywork_trainer.curve` writes it; empty but on rank 0."""
     parts: tuple[Part, ...]
     durable: bool
     leads: bool

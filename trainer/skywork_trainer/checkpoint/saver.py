@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
+from skywork_trainer import curve
 from skywork_trainer.checkpoint import Superseded
 from skywork_trainer.checkpoint.handing import Beside, Inline, Uploader
 from skywork_trainer.checkpoint.history import History, Runs
@@ -25,6 +26,7 @@ from skywork_trainer.checkpoint.manifest import Counters, Manifest, RankFile, ch
 from skywork_trainer.checkpoint.orders import Answer, Commit, Part, Trouble, WriteFile, assembled
 from skywork_trainer.collectives import World
 from skywork_trainer.config import RunConfig
+from skywork_trainer.curve import Record
 from skywork_trainer.engine import Fragment
 from skywork_trainer.storage import StorageError, Store
 
@@ -59,6 +61,8 @@ class Snapshot:
     losses: Sequence[float]
     substituted: Mapping[int, int] = field(default_factory=dict)
     """Window of its source that was read instead, by sequence."""
+    records: Sequence[Record] = ()
+    """For the curve; rank 0's count."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,7 @@ class _Flight:
 
     draft: Manifest
     history: History
+    curve: str
     own: Part
     """This rank's, still without hashes."""
     durable: bool
@@ -154,6 +159,7 @@ class Saver:
         self._flight = _Flight(
             draft=self._draft(identity, snapshot),
             history=self._history(identity, snapshot),
+            curve=self._curve(identity, snapshot) if self._world.rank == 0 else "",
             own=_own_part(layout, snapshot, self._world.rank),
             durable=durable,
             uploader=uploader,
@@ -253,6 +259,7 @@ class Saver:
         flight.committing = Commit(
             draft=flight.draft,
             history=flight.history,
+            curve=flight.curve,
             parts=tuple(Part.model_validate_json(part) for part in gathered),
             durable=flight.durable,
             leads=self._world.rank == 0,
@@ -311,6 +318,18 @@ class Saver:
             ranks=(),
             losses=tuple(snapshot.losses),
         )
+
+    def _curve(self, identity: str, snapshot: Snapshot) -> str:
+        part = curve.Part(
+            id=identity,
+            parent=snapshot.parent,
+            first_step=snapshot.parent_step,
+            last_step=snapshot.step,
+            global_batch_tokens=self._config.global_batch_tokens,
+            run=self._config.run,
+            forked_from="" if snapshot.parent else snapshot.counters.forked_from,
+        )
+        return curve.encode([part, *snapshot.records]).decode()
 
 
 def _own_part(layout: Layout, snapshot: Snapshot, rank: int) -> Part:

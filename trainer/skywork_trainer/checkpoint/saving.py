@@ -12,6 +12,7 @@ from skywork_trainer.checkpoint.manifest import Counters
 from skywork_trainer.checkpoint.saver import NotSaved, Saved, Saver, Snapshot
 from skywork_trainer.collectives import World
 from skywork_trainer.config import RunConfig
+from skywork_trainer.curve import Record
 from skywork_trainer.engine import Fragment
 from skywork_trainer.storage import Store
 
@@ -50,7 +51,7 @@ class SaveReports(Protocol):
 
 
 class Saving:
-    """One rank's saves in one generation; every method but `trained` and `votes` is collective."""
+    """One rank's saves in one generation; every method but `trained`, `note` and `votes` is collective."""
 
     def __init__(
         self,
@@ -91,6 +92,11 @@ class Saving:
     def trained(self, step: int, sequences: Sequence[int], loss: float) -> None:
         """Take down that step `step` is done."""
         self.ledger.trained(step, sequences, loss)
+
+    def note(self, record: Record) -> None:
+        """Keep a record for the curve that lies beside the checkpoints; rank 0's are written."""
+        if self._world.rank == 0:
+            self.ledger.note(record)
 
     def votes(self, step: int) -> list[float]:
         """Return what this rank adds to the sum that step `step` makes."""

@@ -19,8 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 from skywork_trainer.checkpoint import CheckpointCorrupt, Superseded
-from skywork_trainer.checkpoint.commit import commit
-from skywork_trainer.checkpoint.history import history_key
+from skywork_trainer.checkpoint.commit import commit, put_records
 from skywork_trainer.checkpoint.local import keep_file, note_local
 from skywork_trainer.checkpoint.manifest import prefix
 from skywork_trainer.checkpoint.orders import ORDER, Answer, Commit, Trouble, WriteFile, assembled
@@ -82,11 +81,11 @@ def _blocks(size: int, block_bytes: int) -> Iterator[tuple[int, int]]:
 def _commit(order: Commit, store: Store, local: Path) -> Answer:
     manifest, history = assembled(order)
     if order.durable:
-        commit(store, manifest, history, order.keep)
+        commit(store, manifest, history, order.keep, curve=order.curve)
         return Answer()
     if order.leads:
         # In the object store even so: a later checkpoint's chain leads through this one.
-        store.put(history_key(manifest.id), history.model_dump_json().encode())
+        put_records(store, history, order.curve)
     note_local(local, manifest)
     return Answer()
 
