@@ -97,6 +97,7 @@ def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatu
     draft.update(state="Training" if started else "Starting", generation=generation.number)
     due = TRAINING_POLL_SECONDS if started else STARTING_POLL_SECONDS
     if started and progress is not None and words is not None and words.generation == generation.number:
+        _tell_first_step(draft, generation, progress.first_step_time)
         draft.update(first_step_time=timestamp(progress.first_step_time))
         due = min(due, _look_for_stale_checkpoint(draft) or due)
     _look_for_stragglers(draft, world, generation)
@@ -108,6 +109,14 @@ def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatu
         return _new_generation(draft, world, better, generation.number + 1, drain=True)
     asked = membership.request_validation(world.pods, generation=generation.number, request=draft.validate_request)
     return draft.plan(memberships=tuple(asked), requeue_after_seconds=due)
+
+
+def _tell_first_step(draft: Draft, generation: Generation, at: float) -> None:
+    recovered = draft.status.recovery is not None and draft.status.recovery.generation == generation.number
+    formed = draft.status.generation_start_time
+    if draft.status.first_step_time is None and formed is not None and not recovered:
+        took = max(at - seconds(formed), 0.0)
+        draft.tell("Normal", "Training", f"generation {generation.number} trains: first step after {took:.0f} s")
 
 
 def _look_for_recovery(draft: Draft, world: World) -> None:
