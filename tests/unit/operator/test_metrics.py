@@ -2,15 +2,20 @@
 
 from prometheus_client import CollectorRegistry, generate_latest
 from skywork_operator.api.status import SkyworkRunStatus
-from skywork_operator.metrics import Key, OperatorCollector
+from skywork_operator.metrics import OperatorCollector
 from skywork_operator.queue import WorkQueue
+from skywork_operator.run_metrics import Key
 
-from tests.unit.operator.build import failed, plan, pod, progress, status_after, world
+from tests.unit.operator.build import NOW, failed, plan, pod, progress, status_after, world
 
 
 def exposed(runs: dict[Key, SkyworkRunStatus]) -> str:
     registry = CollectorRegistry()
-    registry.register(OperatorCollector(WorkQueue(lambda: 0.0), runs, lambda: 1.5))
+    registry.register(
+        OperatorCollector(
+            WorkQueue(lambda: 0.0), runs, watch_age_seconds=lambda: 1.5, leads=lambda: True, wall=lambda: NOW
+        )
+    )
     return generate_latest(registry).decode()
 
 
