@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -44,7 +45,9 @@ class TrainerPod:
         )
         config = run_config(folder, namespace=NAMESPACE, run=RUN, stage=STAGE)
         self._worker, self._agent = Reporter(config, place), NodeMetrics(folder)
-        self._agent.label(_LABELS)
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("NODE_NAME", NODE)
+            self._agent.label(_LABELS)
         self._step = 100
         self._begin()
 

@@ -38,7 +38,7 @@ VALIDATION = Row(
             title="Bits per byte by domain",
             description="Total loss in bits by bytes of text: comparable between tokenizers.",
             unit="none",
-            queries=(Query(expr=of_run("validation_bits_per_byte", "domain"), legend="{{domain}}"),),
+            queries=(Query(expr=of_run("validation_bpb", "domain"), legend="{{domain}}"),),
         ),
         Panel(
             title="Perplexity by domain",
