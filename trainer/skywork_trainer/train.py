@@ -40,7 +40,8 @@ from skywork_trainer.metrics import Reporter
 from skywork_trainer.monitor import Monitor
 from skywork_trainer.storage import Store
 from skywork_trainer.traffic import Traffic
-from skywork_trainer.validation import TextSizes, Windows, by_age, merged, validate
+from skywork_trainer.validation import by_age, merged, validate
+from skywork_trainer.windows import TextSizes, Windows
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,6 @@ others; every rank fills in its own windows' losses, zeros elsewhere, and the su
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -15,29 +14,11 @@ from torch import Tensor
 from skywork_trainer.collectives import World
 from skywork_trainer.config import DomainLoss
 from skywork_trainer.model import Decoder
+from skywork_trainer.windows import Windows
 
 BATCH_SEQUENCES = 4
 """Of one forward pass; not the micro-batch, which may differ from world to world and shrink when memory runs out."""
 _ASK_EVERY_ROUNDS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextSizes:
-    """The text of a domain's targets that count."""
-
-    characters: int = 0
-    bytes: int = 0
-    reference_tokens: int = 0
-    """Tokens that the reference tokenizer makes of it; 0 without one."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """One domain's fixed windows: tokens [W, T + 1], and which of the T targets count."""
-
-    domain: str
-    tokens_WS: npt.NDArray[np.int64]
-    valid_WT: npt.NDArray[np.bool_]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import pytest
 from skywork_trainer.agent.membership import MembershipFile
 from skywork_trainer.agent.workers import Workers
 from skywork_trainer.config import AgentStatus, Failure, Place, Role
+from skywork_trainer.requests import read_request
 
 from tests.unit.agent.test_agent_processes import Agent, gone, until
 from tests.unit.train_config import run_config
@@ -30,11 +31,6 @@ def parent(pid: int) -> int:
 
 def last_words(agent: Agent) -> AgentStatus:
     return AgentStatus.model_validate_json((agent.folder / "last-words").read_text())
-
-
-def metric(agent: Agent, name: str) -> float | None:
-    lines = [line.split() for line in agent.get("/metrics")[1].splitlines() if line.startswith(name + " ")]
-    return float(lines[0][1]) if lines else None
 
 
 def test_a_configuration_that_cannot_be_read_is_not_retried(tmp_path: Path) -> None:
@@ -145,11 +141,43 @@ def test_deletion_during_a_drain_does_not_wait_longer_than_the_kubelet(agent: Ag
 def test_metrics_count_every_worker_s_end_and_time_the_start(agent: Agent) -> None:
     agent.say(1)
     said = agent.training(1)
-    assert 0 < (metric(agent, "skywork_agent_last_start_seconds") or 0) < 20
+    assert 0 < (agent.metric("skywork_agent_last_start_seconds") or 0) < 20
     os.kill(said.workers[0], signal.SIGKILL)
     agent.phase("Failed")
-    until(lambda: metric(agent, 'skywork_agent_worker_exits_total{reason="Stopped"}') == 1)
-    assert metric(agent, 'skywork_agent_worker_exits_total{reason="Killed"}') == 1
+    until(lambda: agent.metric("skywork_agent_worker_exits_total", reason="Stopped") == 1)
+    assert agent.metric("skywork_agent_worker_exits_total", reason="Killed") == 1
+
+
+def test_metrics_name_run_and_node_and_what_the_pod_uses_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_NAME", "gpu-17")
+    (tmp_path / "cache").mkdir()
+    agent = Agent(tmp_path)
+    try:
+        agent.say(1)
+        agent.training(1)
+        of_the_run = {"namespace": "default", "run": "test", "stage": "general", "node": "gpu-17"}
+        assert agent.metric("skywork_agent_workers", **of_the_run) == 2
+        free, size = (agent.metric(f"skywork_agent_cache_{what}_bytes", **of_the_run) or 0 for what in ("free", "size"))
+        assert 0 < free <= size
+        assert (agent.metric("skywork_agent_cpu_seconds_total", **of_the_run) or 0) > 0
+    finally:
+        agent.process.kill()
+        agent.process.wait()
+
+
+def test_what_is_asked_of_a_generation_reaches_its_workers_and_starts_no_other(agent: Agent) -> None:
+    agent.say(3)
+    pids = agent.training(3).workers
+    folder = agent.folder / "state" / "3"
+    assert read_request(folder) == ""
+    for request in ("first", "second"):
+        agent.say(3, validate_request=request)
+        until(lambda expected=request: read_request(folder) == expected)
+    assert agent.training(3).workers == pids
+    # It stands in the word to the next generation, too.
+    agent.say(4, validate_request="second", after="Killed")
+    agent.training(4)
+    until(lambda: read_request(agent.folder / "state" / "4") == "second")
 
 
 def test_orphans_of_a_killed_worker_are_reaped(agent: Agent) -> None:

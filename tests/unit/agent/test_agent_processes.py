@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from skywork_trainer.config import AgentStatus, Membership, Role
 
 from tests import waiting
@@ -73,6 +74,13 @@ class Agent:
 
         found: AgentStatus = until(both)
         return found
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        families = text_string_to_metric_families(self.get("/metrics")[1])
+        found = [
+            s for family in families for s in family.samples if s.name == name and labels.items() <= s.labels.items()
+        ]
+        return found[0].value if found else None
 
     def phase(self, phase: str) -> AgentStatus:
         found: AgentStatus = until(lambda: (s := self.status()) and s.phase == phase and s)
@@ -206,5 +214,5 @@ def test_metrics_are_the_agent_s_and_those_of_rank_0_and_of_every_worker(agent: 
         (agent.folder / f"state/1/worker-{rank}.prom").write_text(f'skywork_data_cache_hits{{local_rank="{rank}"}} 7\n')
     code, text = agent.get("/metrics")
     assert code == 200
-    assert "skywork_agent_generation 1.0" in text and "skywork_train_loss 3.5" in text
+    assert agent.metric("skywork_agent_generation") == 1 and "skywork_train_loss 3.5" in text
     assert 'skywork_data_cache_hits{local_rank="1"} 7' in text

@@ -1,12 +1,12 @@
 """Workers that show no progress: when that is a hang, where they stand, and what the agent does about it."""
 
 import os
-import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from skywork_trainer.agent.causes import End, explain
 from skywork_trainer.agent.cgroup import memory_kills
 from skywork_trainer.agent.hangs import failure, is_stale, overdue, standstill
@@ -102,7 +102,7 @@ def test_a_hang_is_told_with_the_place_where_it_stands_and_the_next_generation_s
     agent.say(2)
     agent.training(2)
     assert agent.log.read_text().count("stacks of worker") == 2
-    assert 'skywork_agent_hangs_total{section="step"} 1.0' in agent.get("/metrics")[1]
+    assert agent.metric("skywork_agent_hangs_total", section="step") == 1
 
 
 def test_a_worker_that_is_stopped_is_a_hang_too_and_told_as_such(agent: Agent) -> None:
@@ -125,7 +125,7 @@ def test_compiling_validating_saving_and_restoring_may_take_longer_than_a_step(a
     beat = read_beat(agent.folder / "state/1", 0)
     assert beat is not None and beat.section == section
     # What a hang would have needed, three times over, by the agent's own loop and not by ours.
-    until(lambda: float(metric(agent, "skywork_agent_longest_silence_seconds")) > 3 * 0.7)
+    until(lambda: (agent.metric("skywork_agent_longest_silence_seconds") or 0) > 3 * 0.7)
     said = agent.status()
     assert said is not None and (said.phase, said.failure) == ("Training", None)
 
@@ -162,13 +162,9 @@ def test_a_worker_that_hangs_before_its_first_sign_is_not_ended_by_the_question_
 
 
 def _exits(agent: Agent) -> dict[str, int]:
-    found = re.findall(r'skywork_agent_worker_exits_total{reason="(\w+)"} (\d+)', agent.get("/metrics")[1])
-    return {reason: int(count) for reason, count in found}
-
-
-def metric(agent: Agent, name: str) -> str:
-    lines = [line for line in agent.get("/metrics")[1].splitlines() if line.startswith(f"{name} ")]
-    return lines[0].split()[1] if lines else "0"
+    families = text_string_to_metric_families(agent.get("/metrics")[1])
+    ends = [s for family in families for s in family.samples if s.name == "skywork_agent_worker_exits_total"]
+    return {end.labels["reason"]: int(end.value) for end in ends}
 
 
 def test_a_world_that_is_ended_while_its_workers_stand_still_leaves_their_stacks_in_the_log(tmp_path: Path) -> None:
@@ -179,7 +175,7 @@ def test_a_world_that_is_ended_while_its_workers_stand_still_leaves_their_stacks
         started.training(1)
         started.order(1, "hang")
         until(lambda: len(list((tmp_path / "state/1").glob("standing-*"))) == 2)
-        until(lambda: float(metric(started, "skywork_agent_longest_silence_seconds")) > 0.5)
+        until(lambda: (started.metric("skywork_agent_longest_silence_seconds") or 0) > 0.5)
         started.say(2)
         started.training(2)
     finally:

@@ -161,8 +161,8 @@ def train_rank(
     from skywork_trainer.checkpoint.manifest import committed
     from skywork_trainer.data import held_out, stream
     from skywork_trainer.storage import open_store
-    from skywork_trainer.validation import TextSizes, Windows
     from skywork_trainer.warmup import SyntheticStream
+    from skywork_trainer.windows import TextSizes, Windows
 
     store = open_store(config.checkpoints.uri)
 

@@ -17,7 +17,7 @@ from skywork_trainer.data.shards import SourceIndex, Tokens, read_index
 from skywork_trainer.storage import StorageError, open_store
 from skywork_trainer.token_text import TokenText, count_tokens
 from skywork_trainer.tokenizer import load_tokenizer, tokenizer_sha256
-from skywork_trainer.validation import TextSizes, Windows
+from skywork_trainer.windows import TextSizes, Windows
 
 
 class Sizer:
