@@ -81,7 +81,7 @@ def ratio(time: TimeSpent) -> float | None:
 def _following(known: Heard, progress: Progress, train: float, *, resumed: bool) -> Heard:
     """What is known of the run's steps after a word of rank 0, whose generation has trained for `train` seconds."""
     if progress.restored_time <= 0 and progress.section in (Section.INIT, Section.RESTORE):
-        return known.model_copy(update={"resumed": False})
+        return known.model_copy(update={"resumed": resumed})
     step, owed, pace = known.step, float(known.owed), float(known.seconds_per_step)
     if not resumed:
         owed += max(step - progress.first_step, 0) * pace

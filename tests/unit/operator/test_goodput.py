@@ -65,6 +65,16 @@ def test_a_generation_that_dies_before_its_first_step_takes_nothing_more_back() 
     assert after(died, stillborn, third) == {"train": 260, "lost": 40, "restore": 9}
 
 
+def test_an_older_word_of_the_same_generation_takes_nothing_back_twice() -> None:
+    reading = words(2, {"restore": 1}, section="restore", restored_time=0.0)
+    again = words(2, {"restore": 1, "train": 10}, first_step=80, step=90)
+    assert after(words(1, {"train": 100}, step=100), reading, again, reading, again) == {
+        "train": 100, "lost": 10, "restore": 1,
+    }  # fmt: skip
+    further = words(2, {"restore": 1, "train": 40}, first_step=80, step=120)
+    assert after(words(1, {"train": 100}, step=100), reading, again, reading, again, further)["lost"] == 20
+
+
 def test_a_fork_or_a_run_applied_again_begins_behind_step_0_and_has_lost_nothing() -> None:
     assert after(words(1, {"train": 10}, first_step=500, step=505)) == {"train": 10}
 
