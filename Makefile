@@ -24,8 +24,9 @@ unit: setup       ## unit tests
 test-full: setup  ## every case of what the unit tests only sample
 	@bash dev/test.sh full
 
-generate: setup   ## write the CRD from the typed models
+generate: setup   ## write the CRD, the dashboards and the rules from code
 	@$(PY) -m skywork_operator.api.crd charts/skywork-operator/crd.yaml manifests/crd/skyworkruns.yaml
+	@$(PY) -m dev.monitoring
 
 bench-data: setup ## order, streaming and preparation, beside mosaicml-streaming and the bare tokenizer
 	@$(PY) -m dev.bench data

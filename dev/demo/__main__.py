@@ -16,9 +16,10 @@ from dev.demo.environment import Environment, development_cluster, named_cluster
 from dev.demo.faults import Fault
 from dev.demo.install import ROOT, RUN_NAMESPACE
 from dev.demo.kube import CommandError
-from dev.demo.prometheus import Prometheus
+from dev.demo.prometheus import SCRAPE_SECONDS, Prometheus, pods_to_scrape
 from dev.demo.report import build_report, print_report
 from dev.demo.view import View
+from dev.monitoring.walk import Shown, walk
 
 RUN = "demo"
 RECOVERY_SECONDS = 120.0
@@ -58,7 +59,8 @@ def _demo(environment: Environment, view: View, output: Path) -> int:
     view.headline("installing the operator with Helm")
     install.make_namespace(kube, RUN_NAMESPACE, storage, hostpath=environment.overlay.command_prefix != "")
     install.install_chart(kube, environment.overlay)
-    with Prometheus(kube, output / "prometheus") as prometheus:
+    with Prometheus(pods_to_scrape(kube), output / "prometheus") as prometheus:
+        started = time.time()
         view.headline("kubectl apply -f manifests/demo.yaml")
         kube.run("delete", "skyworkrun", "-n", RUN_NAMESPACE, RUN, "--ignore-not-found", "--cascade=foreground")
         if install.forget_run(storage, f"runs/{RUN}/"):
@@ -67,9 +69,17 @@ def _demo(environment: Environment, view: View, output: Path) -> int:
         done = _disturb(environment, view)
         run = _wait_finished(environment, view)
         losses, scraped = _losses_in_prometheus(prometheus), _scraped_from_trainers(prometheus)
+        view.headline("asking Prometheus for every panel, variable, annotation and rule")
+        span = Shown(
+            namespace=RUN_NAMESPACE, run=RUN, start=started, end=time.time(), rate_interval=f"{8 * SCRAPE_SECONDS:.0f}s"
+        )
+        walked = walk(prometheus.address, span)
     audit = _audit(environment, run)
     report = build_report(run, done, audit, losses, view.curves, view.elapsed_seconds())
     report["domainsScrapedFromTrainers"] = scraped
+    report["expressions"] = walked.summary()
+    if walked.empty:
+        view.headline(f"expressions without data: {'; '.join(walked.empty)}")
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
     view.headline(f"report: {output / 'report.json'}")

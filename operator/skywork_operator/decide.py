@@ -6,10 +6,12 @@ their annotations and agents. A pass that died half-way is therefore repeated, n
 
 from dataclasses import replace
 
+from skywork_trainer.config import RunConfig
+
 from skywork_operator.api.status import StageStatus
 from skywork_operator.deciding import ending, preparing, training
 from skywork_operator.deciding.draft import Draft
-from skywork_operator.policies import nodes, preparation, report, strikes
+from skywork_operator.policies import nodes, preparation, report, staleness, strikes
 from skywork_operator.policies.conditions import find
 from skywork_operator.render import RUN_LABEL, Defaults, prepared_by_name, run_config, stage_objects
 from skywork_operator.render import preparation as trainer_preparation
@@ -25,15 +27,19 @@ def decide(world: World, now: float, defaults: Defaults) -> Plan:
     run = world.run
     draft = Draft(run=run, status=run.status, now=now)
     try:
-        _check(run)
+        plan_of_run = _checked(run)
     except ValueError as error:
         return _rejected(draft, report.sentence(error))
     if not draft.holds("Accepted"):
         draft.say("Accepted", True, "Valid", "the spec is complete and consistent")
     draft.update(
         selector=f"{RUN_LABEL}={run.name}",
+        target_tokens=report.target_tokens(plan_of_run),
+        checkpoint_interval_seconds=staleness.asked_seconds(run.spec),
         node_strikes=strikes.forgiven(run.status.node_strikes, policy=run.spec.failure_policy.avoid_nodes, now=now),
     )
+    if not run.spec.validation.domains:
+        draft.refuse_validation("validation.domains names none")
     world = replace(world, pods=nodes.judged(world.pods, world.nodes, now))
     stage = ending.current_stage(draft, world)
     if draft.holds("Failed"):
@@ -66,10 +72,13 @@ def _unfinished(draft: Draft, world: World, stage: str, defaults: Defaults) -> P
     return replace(trained, objects=(*trained.objects, *ahead))
 
 
-def _check(run: Run) -> None:
-    """Raise ValueError when a stage or a preparation cannot be rendered, whenever its turn would be."""
+def _checked(run: Run) -> RunConfig:
+    """The configuration of the whole run.
+
+    Raises ValueError when a stage or a preparation cannot be rendered, whenever its turn would be.
+    """
     # The last stage's configuration holds all the others.
-    run_config(run, run.spec.stages[-1].name)
+    config = run_config(run, run.spec.stages[-1].name)
     report.stages_before_start(run)
     preparation.check(run.spec)
     for name in prepared_by_name(run.spec):
@@ -77,6 +86,7 @@ def _check(run: Run) -> None:
             trainer_preparation(run, name)
         except ValueError as error:
             raise ValueError(f"prepare of {name}: {report.sentence(error)}") from error
+    return config
 
 
 def _rejected(draft: Draft, message: str) -> Plan:
@@ -132,6 +142,9 @@ def _held(draft: Draft, stage: str, job: Job) -> Plan:
         reason, message = "JobSuspended", f"somebody has suspended Job {draft.run.name}-{stage}; unset its spec.suspend"
     if draft.reason("Running") != reason:
         draft.tell("Normal" if queue else "Warning", reason, message)
+    if draft.holds("Running"):
+        draft.update(generation_end=reason)
     draft.say("Running", False, reason, message)
     draft.update(state="Queued" if queue else "Suspended", stage=stage, tokens_per_second=0)
+    draft.rest()
     return draft.plan(requeue_after_seconds=60.0)

@@ -19,11 +19,12 @@ from prometheus_client import CollectorRegistry
 from skywork_operator.api import GROUP, PLURAL, VERSION
 from skywork_operator.cluster import Cluster
 from skywork_operator.leading import Election
-from skywork_operator.metrics import Key, OperatorCollector, PassMetrics
+from skywork_operator.metrics import OperatorCollector, PassMetrics, queue_seconds
 from skywork_operator.parsing import parse_node
 from skywork_operator.queue import WorkQueue, work
 from skywork_operator.reconcile import Reconciler
 from skywork_operator.render import MANAGED_LABEL, MANAGER, RUN_LABEL, Defaults
+from skywork_operator.run_metrics import Key
 from skywork_operator.world import Node
 
 WORKERS = 8
@@ -56,7 +57,7 @@ class Operator:
         self.works = not elect
         """Whether runs are worked on: not before this operator leads."""
         self.registry = CollectorRegistry()
-        self.queue: WorkQueue[Key] = WorkQueue(clock)
+        self.queue: WorkQueue[Key] = WorkQueue(clock, waited=queue_seconds(self.registry).observe)
         self._clock = clock
         self._defaults = defaults
         self._namespaces = list(namespaces)
@@ -109,7 +110,15 @@ class Operator:
             self._nodes |= {body["metadata"]["name"]: parse_node(body) for body in await cluster.list_nodes()}
         reconciler = Reconciler(cluster, agents, self._defaults, PassMetrics(self.registry), self._nodes)
         self._reconciler = reconciler
-        self.registry.register(OperatorCollector(self.queue, reconciler.statuses, self._watch_age_seconds))
+        self.registry.register(
+            OperatorCollector(
+                self.queue,
+                reconciler.statuses,
+                watch_age_seconds=self._watch_age_seconds,
+                leads=lambda: self.works and not self.broken,
+                wall=time.time,
+            )
+        )
         self._start(self._beat(cluster))
         if self._elect:
             self._start(self._lead(cluster, reconciler))

@@ -1,11 +1,13 @@
 """Objects of the Kubernetes API as plain data; what cannot be read in one pod must not stop the others."""
 
+import hashlib
 import logging
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from skywork_trainer.config import MEMBERSHIP_ANNOTATION, AgentStatus, Failure, Membership
 
+from skywork_operator.api import GROUP
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.api.types import SkyworkRunSpec
 from skywork_operator.policies.blockage import blockage
@@ -14,6 +16,8 @@ from skywork_operator.times import seconds
 from skywork_operator.world import Job, Node, Pod, PrepareJob, Run
 
 _INDEX_ANNOTATION = "batch.kubernetes.io/job-completion-index"
+_VALIDATE_ANNOTATION = f"{GROUP}/validate"
+_LONGEST_REQUEST = 64
 _OUT_OF_SERVICE = "node.kubernetes.io/out-of-service"
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T", Membership, AgentStatus, Failure)
@@ -30,7 +34,13 @@ def parse_run(body: dict[str, Any]) -> Run:
         created_seconds=int(seconds(metadata["creationTimestamp"])),
         spec=SkyworkRunSpec.model_validate(body["spec"]),
         status=SkyworkRunStatus.model_validate(body.get("status") or {}),
+        validate_request=_request((metadata.get("annotations") or {}).get(_VALIDATE_ANNOTATION, "")),
     )
+
+
+def _request(value: str) -> str:
+    """The value, or what tells it from others: it travels in annotations of pods and in the status."""
+    return value if len(value) <= _LONGEST_REQUEST else hashlib.sha256(value.encode()).hexdigest()
 
 
 def owner(body: dict[str, Any]) -> str | None:

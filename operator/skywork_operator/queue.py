@@ -19,8 +19,10 @@ _LEAST_JITTER = 0.8
 class WorkQueue(Generic[K]):
     """Keys to reconcile; all methods must be called from one event loop."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, waited: Callable[[float], None] = lambda seconds: None) -> None:
         self._clock = clock
+        self._waited = waited
+        """Told how long each key has waited for its worker."""
         self._ready: deque[K] = deque()
         self._dirty: dict[K, float] = {}
         self._processing: dict[K, float] = {}
@@ -82,8 +84,9 @@ class WorkQueue(Generic[K]):
             self._wakeup.clear()
             await self._wakeup.wait()
         key = self._ready.popleft()
-        del self._dirty[key]
-        self._processing[key] = self._clock()
+        now = self._clock()
+        self._waited(now - self._dirty.pop(key))
+        self._processing[key] = now
         return key
 
     def done(self, key: K) -> None:

@@ -11,10 +11,11 @@ from skywork_operator.act import act
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.cluster import ApiError, Cluster, NotLeading
 from skywork_operator.decide import decide
-from skywork_operator.metrics import Key, PassMetrics
+from skywork_operator.metrics import PassMetrics
 from skywork_operator.observe import observe
 from skywork_operator.parsing import parse_run
 from skywork_operator.render import Defaults
+from skywork_operator.run_metrics import Key
 from skywork_operator.world import Node
 
 LOOK_SECONDS_PER_RUN = 0.05

@@ -22,6 +22,8 @@ class Run:
     created_seconds: int
     spec: SkyworkRunSpec
     status: SkyworkRunStatus
+    validate_request: str = ""
+    """All domains shall be measured once for each new value of this."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,3 +31,5 @@ def test_the_demo_trains_two_stages_through_two_faults_without_losing_a_sample(
     final = {d: round(loss["end"], 4) for d, loss in stem["validationLoss"].items()}
     assert report["prometheusValidationLoss"] == final
     assert report["domainsScrapedFromTrainers"] == {"general": sorted(final), "stem": sorted(final)}
+    assert report["expressions"]["empty"] == [], "of all panels and rules, only what tells of trouble has no data"
+    assert report["expressions"]["filled"] > 120

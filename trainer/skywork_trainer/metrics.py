@@ -48,7 +48,7 @@ GAUGES = {
     "skywork_validation_duration_seconds": ("How long the newest validation took.",),
     "skywork_validation_loss": ("Held-out loss (nats per token of the run's tokenizer).", "domain"),
     "skywork_validation_perplexity": ("exp of that loss: per token of the run's tokenizer.", "domain"),
-    "skywork_validation_bits_per_byte": ("Held-out loss in bits per byte of text.", "domain"),
+    "skywork_validation_bpb": ("Held-out loss in bits per byte of text.", "domain"),
     "skywork_validation_reference_loss": ("Held-out loss in nats per token of the reference tokenizer.", "domain"),
     "skywork_validation_reference_perplexity": ("exp of the loss per token of the reference tokenizer.", "domain"),
     "skywork_validation_average_loss": ("Mean of the domains' losses, all domains alike.",),
@@ -275,7 +275,7 @@ class Reporter:
         shown = {
             "loss": one.loss,
             "perplexity": perplexity(one.loss),
-            "bits_per_byte": one.bits_per_byte,
+            "bpb": one.bits_per_byte,
             "reference_loss": one.reference_loss,
             "reference_perplexity": None if one.reference_loss is None else perplexity(one.reference_loss),
             "tokens": one.tokens,

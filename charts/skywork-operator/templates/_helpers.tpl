@@ -60,3 +60,13 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{- define "skywork.elects" -}}
 {{- if or .Values.leaderElection (gt (int .Values.replicas) 1) }}true{{ end }}
 {{- end }}
+
+{{- /* Labels of an object that something in the cluster looks for: the chart's, and those it looks for. */ -}}
+{{- define "skywork.monitorLabels" -}}
+{{- toYaml (merge (dict) .more (include "skywork.labels" .root | fromYaml)) }}
+{{- end }}
+
+{{- /* Whether a kind of the prometheus-operator is wanted and known to the cluster; NOTES.txt tells of one that is not. */ -}}
+{{- define "skywork.has" -}}
+{{- if and .wanted.enabled (.root.Capabilities.APIVersions.Has (printf "monitoring.coreos.com/v1/%s" .kind)) }}true{{ end }}
+{{- end }}

@@ -21,6 +21,15 @@ def parse_quantity(text: str) -> int:
     return int(Decimal(match[1]) * _SUFFIXES[match[2]])
 
 
+def short_quantity(number: int) -> str:
+    """A whole number for people, to three digits: 61.4k, 1.25T."""
+    for suffix, size in [(s, 1000 ** (i + 1)) for i, s in reversed(list(enumerate("kMGTP")))]:
+        # What would be written as 1000k is 1M.
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g}{suffix}"
+    return str(number)
+
+
 def parse_duration_seconds(text: str) -> float:
     """Seconds named by a duration such as 1h30m, 10m or 45s; raises ValueError on anything else."""
     if not text or not re.fullmatch(DURATION_PATTERN, text):

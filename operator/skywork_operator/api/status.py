@@ -30,8 +30,9 @@ class Condition(StatusBase):
     """One observation of the run, after the Kubernetes API conventions."""
 
     type: str
-    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Straggling,
-    Succeeded, Failed."""
+    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, CheckpointStale, MicroBatchReduced,
+    Straggling, Succeeded, Failed; and what the trainer finds: DomainsDiverging, Forgetting, Plateau, GapGrowing,
+    LossSpiking, DataStarved, ThroughputLow, ValidationIncomplete."""
     status: str
     """True, False or Unknown."""
     reason: str
@@ -51,6 +52,10 @@ class DomainValidation(StatusBase):
     """Name of the domain."""
     loss: str
     """Mean negative log-likelihood per token, nats."""
+    bits_per_byte: str | None = None
+    """What a byte of the text costs; comparable between tokenizers. Absent where the bytes are not known."""
+    reference_loss: str | None = None
+    """Nats per token of validation.referenceTokenizer."""
     step: int
     """Step it was measured at."""
 
@@ -110,6 +115,8 @@ class StageStatus(StatusBase):
 class NodeCounts(StatusBase):
     """Nodes of the run."""
 
+    summary: str = ""
+    """Training and desired, for people: 3/3."""
     desired: int = 0
     """Nodes asked for."""
     ready: int = 0
@@ -231,14 +238,75 @@ class Checkpoint(StatusBase):
     """When it was committed."""
 
 
+class StateSeconds(StatusBase):
+    """Time in one state."""
+
+    state: Known
+    """One of status.time."""
+    seconds: str
+    """How long."""
+
+
+class Heard(StatusBase):
+    """How far a generation's own account of its time is counted."""
+
+    generation: int = 0
+    """The newest generation that has said where its time went."""
+    spent: Annotated[list[StateSeconds], Field(max_length=8, json_schema_extra=list_map("state"))] = []
+    """Its seconds by state, as they were counted last."""
+    resumed: bool = False
+    """Whether it has restored a checkpoint, so that what it trains again is known."""
+    step: int = 0
+    """Step up to which the run is trained."""
+    seconds_per_step: str = "0"
+    """Mean training time of a step of the newest generation that did any."""
+    owed: str = "0"
+    """Seconds of training that were taken back and are still to be spent a second time."""
+
+
+class TimeSpent(StatusBase):
+    """Where the time since startTime went: seconds by state. Together they are all of it, as of the newest change."""
+
+    train: str = "0"
+    """Forward, backward and optimizer steps that count."""
+    initialize: str = "0"
+    """Workers started, joined their peers and opened the data."""
+    restore: str = "0"
+    """A checkpoint was read."""
+    checkpoint: str = "0"
+    """Training stood still for a save."""
+    data_wait: str = "0"
+    """Steps waited for their sequences."""
+    validate_: Annotated[str, Field(alias="validate")] = "0"
+    """Held-out domains were measured."""
+    idle: str = "0"
+    """Nothing trained: waiting for nodes or a queue, suspended, or a failure not yet noticed."""
+    lost: str = "0"
+    """Steps that had been trained before were trained again."""
+    heard: Heard = Heard()
+    """What the next words of a generation are counted from."""
+
+
+class RequestedValidation(StatusBase):
+    """The newest validation that was asked for by the annotation skywork.dev/validate."""
+
+    request: str
+    """Value of the annotation."""
+    step: int
+    """Step it was measured at."""
+    time: str
+    """When that was known."""
+
+
 class SkyworkRunStatus(StatusBase):
     """What the operator last saw."""
 
     observed_generation: int = 0
     """Generation of the spec that was acted on."""
     conditions: Annotated[list[Condition], Field(json_schema_extra=list_map("type"))] = []
-    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, MicroBatchReduced, Straggling,
-    Succeeded, Failed."""
+    """Accepted, Prepared, Running, Suspended, DataRepeated, CheckpointCorrupt, CheckpointStale, MicroBatchReduced,
+    Straggling, Succeeded, Failed; and what the trainer finds: DomainsDiverging, Forgetting, Plateau, GapGrowing,
+    LossSpiking, DataStarved, ThroughputLow, ValidationIncomplete."""
     state: str = ""
     """One word for people; machines read the conditions."""
     stage: str = ""
@@ -247,22 +315,45 @@ class SkyworkRunStatus(StatusBase):
     """Steps of the run that are done."""
     tokens: int = 0
     """Tokens trained in all stages."""
+    tokens_summary: str = ""
+    """The same for people: 1.25T."""
+    target_tokens: int = 0
+    """Tokens of all stages, whole steps."""
     progress: str = ""
     """Part of all stages' tokens that is trained."""
+    eta: str | None = None
+    """How long training will still take, for people: 3d4h."""
+    estimated_completion: str | None = None
+    """When training will end at the pace of the newest generation; moves only when the estimate has clearly changed."""
     train_loss: str | None = None
     """Loss of the newest step, nats per token."""
     learning_rate: str | None = None
     """Rate of the newest step."""
     tokens_per_second: int = 0
     """Newest throughput over all nodes."""
+    model_flops_utilization: str | None = None
+    """Model FLOPs of the newest step as a share of the devices' peak, where that is known."""
+    goodput: str | None = None
+    """Part of the time since startTime in which steps were trained that count."""
+    time: TimeSpent | None = None
+    """Where the time since startTime went."""
+    val_loss: str | None = None
+    """Mean of all domains' newest losses, each domain counting alike; nats per token."""
+    average_perplexity: str | None = None
+    """exp of that: of the mean of the domains' log perplexities."""
     validation_loss: Annotated[list[DomainValidation], Field(json_schema_extra=list_map("domain"))] = []
     """Newest loss of every held-out domain."""
+    requested_validation: RequestedValidation | None = None
+    """The newest validation that was asked for, once it is done."""
     nodes: NodeCounts = NodeCounts()
     """Nodes asked for, ready and training."""
     generation: int = 0
     """Newest generation: a world of fixed membership."""
     generation_start_time: str | None = None
     """When it was formed."""
+    generation_end: str = ""
+    """Why the newest generation that is over ended: a reason of restarts, or Resized, Suspended, StageCompleted,
+    WaitingForQuota, JobSuspended."""
     first_step_time: str | None = None
     """When it finished its first step."""
     restarts: Restarts = Restarts()
@@ -281,6 +372,8 @@ class SkyworkRunStatus(StatusBase):
     """Label selector of the pods, for the scale subresource."""
     last_checkpoint: Checkpoint | None = None
     """Newest committed checkpoint."""
+    checkpoint_interval_seconds: int | None = None
+    """Time between two that checkpoints.every asks for; absent where it is not a time."""
     sources: Annotated[list[SourceStatus], Field(max_length=128, json_schema_extra=list_map("name"))] = []
     """Sources and domains that are prepared by this run, and sources that were read."""
     stages: Annotated[list[StageStatus], Field(max_length=32, json_schema_extra=list_map("name"))] = []

@@ -168,8 +168,21 @@ class Batch(Base):
     anew with every document."""
 
 
+class ReferenceTokenizer(Base):
+    """A tokenizer whose tokens losses are also counted in."""
+
+    uri: Uri
+    """Folder that holds tokenizer.json."""
+
+
 class Validation(Base):
     """Held-out domains, each with a loss of its own."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("!has(self.timeBudget) || self.timeBudget.matches('[1-9]')", "validation.timeBudget must be more than 0s")
+        )
+    )
 
     every_tokens: Quantity = "1G"
     """Tokens trained between two validations; stages also begin and end with one."""
@@ -177,6 +190,12 @@ class Validation(Base):
     """Sequences of each domain that are measured, the same ones every time."""
     domains: Annotated[list[Domain], Field(max_length=64, json_schema_extra=list_map("name"))] = []
     """Prepared shards of each held-out domain."""
+    reference_tokenizer: ReferenceTokenizer | None = None
+    """Losses are also given per token of this tokenizer, so that models with different ones can be compared, as the
+    Skywork report does."""
+    time_budget: Duration | None = None
+    """What one validation may take, for example 5m. Domains that it does not come to are first in the next one, and the
+    condition ValidationIncomplete names them. No limit when left out."""
 
 
 class Checkpoints(Base):
@@ -248,13 +267,33 @@ class Rollback(Base):
     """Rollbacks of the run after which a further spike fails it."""
 
 
+class Forgetting(Base):
+    """When a later stage counts as forgetting what earlier ones taught."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("double(self.maxRise) > 0.0", "guards.forgetting.maxRise must be greater than 0"),
+        )
+    )
+
+    domains: Annotated[list[Name], Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"})] = []
+    """Names of validation.domains that must not suffer; all of them where none is named."""
+    max_rise: Decimal = "0.05"
+    """Nats per token that the loss of such a domain may lie above what it was before the stage's first step."""
+    action: Literal["Alert"] = "Alert"
+    """Alert sets the condition Forgetting and posts an event; training goes on."""
+
+
 class Guards(Base):
-    """What is done when the training loss goes wrong. Gradients that are not finite never reach the weights."""
+    """What is done when the training loss goes wrong, and what counts as forgetting. Gradients that are not finite
+    never reach the weights."""
 
     spike: Spikes = Spikes()
     """Losses far above those before them."""
     rollback: Rollback = Rollback()
     """For spike.action Rollback."""
+    forgetting: Forgetting = Forgetting()
+    """Held-out losses that a later stage drives up."""
 
 
 class LearningRate(Base):
@@ -369,6 +408,10 @@ class SkyworkRunSpec(Base):
                 "spec.stages[].mixture[].source must name an entry of spec.sources",
             ),
             (
+                "self.guards.forgetting.domains.all(d, self.validation.domains.exists(v, v.name == d))",
+                "spec.guards.forgetting.domains must name entries of spec.validation.domains",
+            ),
+            (
                 "has(self.stages[0].learningRate.peak)",
                 "spec.stages[0].learningRate.peak is missing: no stage before it has a rate to go on with",
             ),
@@ -403,7 +446,7 @@ class SkyworkRunSpec(Base):
     """The recipe, trained in this order; optimizer state goes from each stage to the next. Stages that have not started
     may be edited, removed and appended."""
     guards: Guards = Guards()
-    """Loss spikes and rollbacks."""
+    """Loss spikes, rollbacks and forgetting."""
     failure_policy: FailurePolicy = FailurePolicy()
     """What failures cost, and when to give up."""
     hang_detection: HangDetection = HangDetection()

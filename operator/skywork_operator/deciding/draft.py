@@ -2,10 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from skywork_trainer.config import AgentStatus
-
-from skywork_operator.api.status import SkyworkRunStatus
-from skywork_operator.policies import report
+from skywork_operator.api.status import RequestedValidation, SkyworkRunStatus, TimeSpent
+from skywork_operator.policies import diagnosis, goodput
 from skywork_operator.policies.conditions import find, set_condition
 from skywork_operator.times import timestamp
 from skywork_operator.world import Event, Plan, Run
@@ -58,8 +56,18 @@ class Draft:
 
     def plan(self, **fields: object) -> Plan:
         """The plan of this pass."""
-        status = self.status.model_copy(update={"observed_generation": self.run.generation})
-        return replace(Plan(status=status, events=self.events), **fields)  # type: ignore[arg-type]
+        nodes = self.status.nodes
+        summary = f"{nodes.training}/{nodes.desired}" if nodes.desired else ""
+        self.update(
+            observed_generation=self.run.generation,
+            nodes=nodes.model_copy(update={"summary": summary}),
+        )
+        # Idle time alone is no reason to write: whoever wants it to the second adds what has gone by since.
+        if self.status.start_time is not None and (self.status != self.run.status or self.status.time is None):
+            time = goodput.until(self.status.time or TimeSpent(), goodput.wall_seconds(self.status, self.now))
+            ratio = goodput.ratio(time)
+            self.update(time=time, goodput=f"{ratio:.3f}" if ratio is not None else None)
+        return replace(Plan(status=self.status, events=self.events), **fields)  # type: ignore[arg-type]
 
     def give_up(self, reason: str, message: str) -> None:
         """Say that the run has failed for good."""
@@ -68,26 +76,32 @@ class Draft:
         self.say("Succeeded", False, reason, message)
         self.say("Failed", True, reason, message)
         self.update(state="Failed", tokens_per_second=0, completion_time=timestamp(self.now))
+        self.rest()
 
-    def hear(self, words: AgentStatus | None, stage: str) -> None:
-        """Take over what rank 0 reports; what is wrong is told of once, and stays in the status."""
-        if words is None:
-            return
-        self.status = report.with_progress(self.status, words, self.run, stage)
-        warnings = report.warnings(words, self.status)
-        if warnings:
-            if find(self.status.conditions, "DataRepeated") is None:
-                self.tell("Warning", "SourceRepeated", warnings)
-            self.say("DataRepeated", True, "SourceRepeated", warnings)
-        corrupt, before = report.corrupt(words, self.status), find(self.status.conditions, "CheckpointCorrupt")
-        if corrupt:
-            if before is None or before.message != corrupt:
-                self.tell("Warning", "CheckpointCorrupt", corrupt)
-            self.say("CheckpointCorrupt", True, "PassedOver", corrupt)
-        elif corrupt == "" and before is not None and before.status == "True":
-            self.say("CheckpointCorrupt", False, "NoneFound", "every checkpoint can be read")
-        reduced = report.reduced_micro_batch(words, self.run.spec)
-        if reduced and find(self.status.conditions, "MicroBatchReduced") is None:
-            self.tell("Warning", "OutOfMemory", reduced)
-        if reduced:
-            self.say("MicroBatchReduced", True, "OutOfMemory", reduced)
+    # -- validations that were asked for -----------------------------------------------------------------------------
+
+    @property
+    def validate_request(self) -> str:
+        """The validation that was asked for and is still to be done; empty when none is."""
+        asked, done = self.run.validate_request, self.status.requested_validation
+        return "" if done is not None and done.request == asked else asked
+
+    def refuse_validation(self, why: str) -> None:
+        """Say once that a validation which was asked for will not take place."""
+        if self.validate_request:
+            self.tell("Warning", "NotValidated", f"skywork.dev/validate was set, but {why}: nothing is measured")
+            self.validation_done(self.status.step)
+
+    def validation_done(self, step: int) -> None:
+        """Note that what was asked for is answered, so that it is answered once."""
+        done = RequestedValidation(request=self.run.validate_request, step=step, time=timestamp(self.now))
+        self.update(requested_validation=done)
+
+    # -- a run that does not train -----------------------------------------------------------------------------------
+
+    def rest(self) -> None:
+        """Take back what is said only of a run that trains."""
+        self.update(eta=None, estimated_completion=None, stragglers=[])
+        for type in (*diagnosis.MOMENTARY, "CheckpointStale", "Straggling"):
+            if self.holds(type):
+                self.say(type, False, "NotTraining", "nothing trains now")

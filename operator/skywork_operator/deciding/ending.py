@@ -3,7 +3,8 @@
 from skywork_operator.api.quantities import parse_duration_seconds
 from skywork_operator.api.status import NodeCounts, StageStatus
 from skywork_operator.deciding.draft import Draft
-from skywork_operator.policies import report
+from skywork_operator.deciding.hearing import hear
+from skywork_operator.policies import goodput, losses, pace, report
 from skywork_operator.render import object_name
 from skywork_operator.times import seconds, timestamp
 from skywork_operator.world import Job, Plan, PrepareJob, World
@@ -26,27 +27,37 @@ def current_stage(draft: Draft, world: World) -> str | None:
 
 
 def _complete_stage(draft: Draft, world: World, stage: str) -> None:
-    draft.hear(report.newest_progress(world.pods), stage)
+    hear(draft, report.newest_progress(world.pods), stage)
     record = report.stage_record(draft.status, stage) or StageStatus(name=stage)
     done = record.model_copy(update={"completion_time": timestamp(draft.now)})
     draft.status = report.with_stage(draft.status, done)
-    draft.tell("Normal", "StageCompleted", f"stage {stage} is trained: {record.steps} steps, {record.tokens} tokens")
+    draft.update(generation_end="StageCompleted")
+    moved = losses.moved(record.validation_loss)
+    told = f"stage {stage} is trained: {record.steps} steps, {record.tokens} tokens"
+    draft.tell("Normal", "StageCompleted", f"{told}; validation losses: {moved}" if moved else told)
 
 
 def succeeded(draft: Draft) -> Plan:
     """All stages are trained."""
     message = f"all {len(draft.run.spec.stages)} stages are trained"
+    draft.refuse_validation("all stages are trained")
     if not draft.holds("Succeeded"):
-        draft.tell("Normal", "Succeeded", message)
         draft.update(completion_time=timestamp(draft.now))
+        took = pace.for_people(goodput.wall_seconds(draft.status, draft.now))
+        told = (
+            f"{draft.status.step} steps, {draft.status.tokens} tokens in {took}, {draft.status.restarts.total} restarts"
+        )
+        draft.tell("Normal", "Succeeded", f"{message}: {told}")
     draft.say("Running", False, "Finished", "all stages are trained")
     draft.say("Succeeded", True, "AllStagesTrained", message)
     draft.update(state="Succeeded", stage="", progress="100%", tokens_per_second=0, nodes=NodeCounts())
+    draft.rest()
     return _until_forgotten(draft)
 
 
 def failed(draft: Draft, world: World) -> Plan:
     """The run has given up: nothing holds nodes for it, and its checkpoints stay."""
+    draft.refuse_validation("the run has failed")
     ended = {object_name(draft.run.name, job.stage): _ended(job) for job in world.jobs.values()}
     ended |= {job.name: _ended(job) for job in world.prepare_jobs}
     held = tuple(name for name, over in ended.items() if not over)
@@ -89,11 +100,13 @@ def suspended(draft: Draft, world: World, stage: str) -> Plan:
 
     Jobs are deleted rather than suspended: Kueue would fight over the latter, and a new Job takes in what was edited.
     """
-    draft.hear(report.newest_progress(world.pods), stage)
+    hear(draft, report.newest_progress(world.pods), stage)
     held = [(object_name(draft.run.name, job.stage), job.deleting) for job in world.jobs.values() if _holds_pods(job)]
     held += [(job.name, job.deleting) for job in world.prepare_jobs if _holds_pods(job)]
     alive = sum(pod.phase in ("Pending", "Running") for pod in world.pods)
     begun = not draft.holds("Suspended")
+    if draft.holds("Running"):
+        draft.update(generation_end="Suspended")
     if held:
         message = f"spec.suspend is set: {alive} pods save and end"
         draft.say("Suspended", True, "Suspending", message)
@@ -107,6 +120,7 @@ def suspended(draft: Draft, world: World, stage: str) -> Plan:
     draft.say("Running", False, "Suspended", message)
     draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
     draft.update(stage=stage, tokens_per_second=0, nodes=NodeCounts(desired=draft.run.spec.trainer.nodes.max))
+    draft.rest()
     return draft.plan(
         delete_jobs=tuple(name for name, deleting in held if not deleting),
         requeue_after_seconds=SUSPENDING_POLL_SECONDS if held else None,

@@ -8,7 +8,8 @@ from skywork_trainer.config import HANG, AgentStatus, Membership, Role
 from skywork_operator.api.quantities import parse_duration_seconds
 from skywork_operator.api.status import NodeCounts
 from skywork_operator.deciding.draft import Draft
-from skywork_operator.policies import failures, membership, nodes, recovery, report, stragglers, strikes
+from skywork_operator.deciding.hearing import hear
+from skywork_operator.policies import failures, membership, nodes, recovery, report, staleness, stragglers, strikes
 from skywork_operator.policies.conditions import find
 from skywork_operator.policies.membership import Generation
 from skywork_operator.render import object_name
@@ -61,7 +62,7 @@ def pods_wanted(draft: Draft) -> int:
 def _with_pods(draft: Draft, world: World, stage: str) -> Plan:
     generation = membership.observe_generation(world.pods)
     words = report.newest_progress(world.pods)
-    draft.hear(words, stage)
+    hear(draft, words, stage)
     draft.update(
         stage=stage,
         nodes=NodeCounts(
@@ -70,8 +71,7 @@ def _with_pods(draft: Draft, world: World, stage: str) -> Plan:
             training=generation.nodes if generation.intact else 0,
         ),
     )
-    if draft.status.recovery is not None:
-        draft.update(recovery=recovery.completed(draft.status.recovery, world.pods))
+    _look_for_recovery(draft, world)
     if generation.finished and not generation.intact:
         # What is left of the world, spares and late comers have nothing to do: the stage is trained and committed.
         leaving = tuple(membership.dismissals(world.pods, generation=_fresh_number(draft, generation)))
@@ -95,8 +95,11 @@ def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatu
     started = progress is not None and progress.first_step_time > 0
     draft.say("Running", True, "Training", f"generation {generation.number} trains on {generation.nodes} nodes")
     draft.update(state="Training" if started else "Starting", generation=generation.number)
+    due = TRAINING_POLL_SECONDS if started else STARTING_POLL_SECONDS
     if started and progress is not None and words is not None and words.generation == generation.number:
+        _tell_first_step(draft, generation, progress.first_step_time)
         draft.update(first_step_time=timestamp(progress.first_step_time))
+        due = min(due, _look_for_stale_checkpoint(draft) or due)
     _look_for_stragglers(draft, world, generation)
     better = _better_world(draft, world, generation) if started else None
     if better is not None:
@@ -104,7 +107,43 @@ def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatu
         way = "grows" if len(better) > generation.nodes else "shrinks"
         draft.tell("Normal", "Resizing", f"the world {way} from {generation.nodes} to {len(better)} at step {step}")
         return _new_generation(draft, world, better, generation.number + 1, drain=True)
-    return draft.plan(requeue_after_seconds=TRAINING_POLL_SECONDS if started else STARTING_POLL_SECONDS)
+    asked = membership.request_validation(world.pods, generation=generation.number, request=draft.validate_request)
+    return draft.plan(memberships=tuple(asked), requeue_after_seconds=due)
+
+
+def _tell_first_step(draft: Draft, generation: Generation, at: float) -> None:
+    recovered = draft.status.recovery is not None and draft.status.recovery.generation == generation.number
+    formed = draft.status.generation_start_time
+    if draft.status.first_step_time is None and formed is not None and not recovered:
+        took = max(at - seconds(formed), 0.0)
+        draft.tell("Normal", "Training", f"generation {generation.number} trains: first step after {took:.0f} s")
+
+
+def _look_for_recovery(draft: Draft, world: World) -> None:
+    before = draft.status.recovery
+    if before is None:
+        return
+    after = recovery.completed(before, world.pods)
+    if after.first_step is not None and before.first_step is None:
+        draft.tell("Normal", "Recovered", recovery.sentence(after))
+    draft.update(recovery=after)
+
+
+def _look_for_stale_checkpoint(draft: Draft) -> float | None:
+    """Say whether the newest checkpoint is too old; the seconds until it will be, None where nothing tells."""
+    interval = staleness.interval_seconds(draft.run.spec, draft.status.tokens_per_second)
+    at = staleness.stale_at(draft.status, interval) if interval is not None else None
+    if interval is None or at is None:
+        return None
+    if draft.now > at:
+        message = staleness.sentence(draft.status, interval, draft.now)
+        if not draft.holds("CheckpointStale"):
+            draft.tell("Warning", "CheckpointStale", message)
+        draft.say("CheckpointStale", True, "Overdue", message)
+        return None
+    if draft.holds("CheckpointStale"):
+        draft.say("CheckpointStale", False, "Saved", "the newest checkpoint is as young as it should be")
+    return at - draft.now
 
 
 def _look_for_stragglers(draft: Draft, world: World, generation: Generation) -> None:
@@ -179,6 +218,7 @@ def _end(draft: Draft, world: World, stage: str, generation: Generation) -> Plan
     draft.update(
         restarts=restarts,
         node_strikes=blamed,
+        generation_end=ended.reason,
         state="Recovering",
         tokens_per_second=0,
         recovery=recovery.begun(ended.reason, failed=failed, now=draft.now),
@@ -272,6 +312,8 @@ def _new_generation(
     draft: Draft, world: World, chosen: Sequence[Pod], number: int, *, drain: bool, moved: Sequence[Pod] = ()
 ) -> Plan:
     ordered = membership.in_topology_order(chosen, world.nodes, draft.run.spec.scheduling.topology_keys)
+    if drain:
+        draft.update(generation_end="Resized")
     draft.tell("Normal", "GenerationStarted", f"generation {number} trains on {len(ordered)} nodes")
     draft.say("Running", True, "Training", f"generation {number} trains on {len(ordered)} nodes")
     draft.update(
@@ -285,7 +327,15 @@ def _new_generation(
         draft.update(recovery=recovery.decided(draft.status.recovery, generation=number, now=draft.now))
     before_step = draft.status.restarts.before_step
     check = failures.wants_check(draft.status.restarts, draft.run.spec.failure_policy.node_check)
-    words = membership.places(ordered, generation=number, drain=drain, before_step=before_step, check=check)
+    words = membership.places(
+        ordered,
+        generation=number,
+        drain=drain,
+        before_step=before_step,
+        check=check,
+        after=draft.status.generation_end,
+        validate_request=draft.validate_request,
+    )
     # A member that gets no place stands by: left alone, it would wait for peers that have moved on.
     benched = [
         (pod, Membership(generation=number, role=Role.STANDBY, drain=drain))

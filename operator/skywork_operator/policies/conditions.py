@@ -5,17 +5,23 @@ from collections.abc import Sequence
 from skywork_operator.api.status import Condition
 from skywork_operator.times import timestamp
 
-ORDER = (
-    "Accepted",
-    "Prepared",
-    "Running",
-    "Suspended",
-    "DataRepeated",
-    "CheckpointCorrupt",
-    "MicroBatchReduced",
-    "Succeeded",
-    "Failed",
+DIAGNOSED = (
+    "DomainsDiverging",
+    "Forgetting",
+    "Plateau",
+    "GapGrowing",
+    "LossSpiking",
+    "DataStarved",
+    "ThroughputLow",
+    "ValidationIncomplete",
 )
+"""What the trainer finds."""
+_STATE = ("Accepted", "Prepared", "Running", "Suspended", "DataRepeated", "CheckpointCorrupt", "CheckpointStale")
+_REST = ("MicroBatchReduced", "Straggling")
+_END = ("Succeeded", "Failed")
+OWN = (*_STATE, *_REST, *_END)
+"""What the operator says itself."""
+ORDER = (*_STATE, *_REST, *DIAGNOSED, *_END)
 
 
 def set_condition(

@@ -99,11 +99,19 @@ def in_topology_order(world: Sequence[Pod], nodes: Mapping[str, Node] | None, ke
 
 
 def places(
-    world: Sequence[Pod], *, generation: int, drain: bool, before_step: int | None = None, check: bool = False
+    world: Sequence[Pod],
+    *,
+    generation: int,
+    drain: bool,
+    before_step: int | None = None,
+    check: bool = False,
+    after: str = "",
+    validate_request: str = "",
 ) -> list[tuple[Pod, Membership]]:
     """One membership per pod of `world`, ranks in the order given; rank 0's pod IP is the master.
 
-    The port moves with the generation, so that a world never meets the listener of the one before.
+    Only rank 0 is told of a validation that was asked for. The port moves with the generation, so that a world never
+    meets the listener of the one before.
     """
     port = MASTER_PORT_FIRST + generation % MASTER_PORT_SPAN
     return [
@@ -118,9 +126,25 @@ def places(
                 drain=drain,
                 before_step=before_step,
                 check=check,
+                after=after,
+                validate_request=validate_request if rank == 0 else "",
             ),
         )
         for rank, pod in enumerate(world)
+    ]
+
+
+def request_validation(pods: Sequence[Pod], *, generation: int, request: str) -> list[tuple[Pod, Membership]]:
+    """Rank 0's word of its generation with a validation asked for; nothing when it has been told, or nobody asks."""
+    return [
+        (pod, pod.membership.model_copy(update={"validate_request": request}))
+        for pod in pods
+        if request
+        and pod.usable
+        and pod.membership is not None
+        and pod.trains(generation)
+        and pod.membership.rank == 0
+        and pod.membership.validate_request != request
     ]
 
 

@@ -52,5 +52,13 @@ def completed(recovery: Recovery, pods: Sequence[Pod]) -> Recovery:
     return recovery.model_copy(update=parts | {"total": _text(at - seconds(recovery.failed_time))})
 
 
+def sentence(recovery: Recovery) -> str:
+    """How long it took, part by part, for people."""
+    parts = [(name.replace("_", " "), getattr(recovery, name)) for name in PARTS]
+    told = ", ".join(f"{name} {float(took):.1f}" for name, took in parts if took is not None)
+    total = float(recovery.total or 0)
+    return f"generation {recovery.generation} trains again {total:.1f} s after {recovery.reason}: {told}"
+
+
 def _text(spent: float) -> str:
     return f"{spent:.3f}"

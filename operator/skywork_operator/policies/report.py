@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 
 from pydantic import ValidationError
-from skywork_trainer.config import AgentStatus, Progress
+from skywork_trainer.config import AgentStatus, Progress, RunConfig
 
-from skywork_operator.api.quantities import parse_quantity
+from skywork_operator.api.quantities import parse_quantity, short_quantity
 from skywork_operator.api.status import (
     Checkpoint,
-    DomainValidation,
     SkyworkRunStatus,
     SourceCount,
     StageDomain,
     StageStatus,
 )
 from skywork_operator.api.types import SkyworkRunSpec
+from skywork_operator.policies import losses
 from skywork_operator.policies.preparation import with_epochs
 from skywork_operator.render import run_config
 from skywork_operator.times import timestamp
@@ -59,6 +59,11 @@ def stages_before_start(run: Run) -> frozenset[str]:
     return past
 
 
+def target_tokens(config: RunConfig) -> int:
+    """Tokens of all stages of a run, whole steps."""
+    return config.stage_steps(len(config.stages) - 1).stop * config.global_batch_tokens
+
+
 def stage_record(status: SkyworkRunStatus, stage: str) -> StageStatus | None:
     """What the status holds about a stage."""
     return next((record for record in status.stages if record.name == stage), None)
@@ -84,7 +89,8 @@ def with_progress(status: SkyworkRunStatus, words: AgentStatus, run: Run, stage:
     names = [s.name for s in run.spec.stages]
     steps = config.stage_steps(names.index(stage))
     total = config.stage_steps(len(names) - 1).stop
-    fields: dict[str, object] = {"step": progress.step, "tokens": progress.step * config.global_batch_tokens}
+    tokens = progress.step * config.global_batch_tokens
+    fields: dict[str, object] = {"step": progress.step, "tokens": tokens, "tokens_summary": short_quantity(tokens)}
     fields["progress"] = f"{100 * progress.step // total}%"
     if progress.train_loss is not None:
         fields["train_loss"] = f"{progress.train_loss:.4f}"
@@ -92,10 +98,12 @@ def with_progress(status: SkyworkRunStatus, words: AgentStatus, run: Run, stage:
         fields["learning_rate"] = f"{progress.learning_rate:.4g}"
     if progress.tokens_per_second is not None:
         fields["tokens_per_second"] = round(progress.tokens_per_second)
+    if progress.mfu is not None:
+        fields["model_flops_utilization"] = f"{progress.mfu:.3f}"
     if progress.validation:
-        fields["validation_loss"] = [
-            DomainValidation(domain=v.domain, loss=f"{v.loss:.4f}", step=v.step) for v in progress.validation
-        ]
+        fields["validation_loss"] = losses.by_domain(progress.validation)
+        mean, perplexity = losses.average(said.loss for said in progress.validation)
+        fields |= {"val_loss": mean, "average_perplexity": perplexity}
     if progress.checkpoint:
         fields["last_checkpoint"] = Checkpoint(
             step=progress.checkpoint_step, uri=progress.checkpoint_uri, time=timestamp(progress.checkpoint_time)

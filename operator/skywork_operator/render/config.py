@@ -19,6 +19,7 @@ def run_config(run: Run, stage: str) -> trainer.RunConfig:
     length = spec.batch.sequence_length
     stages = spec.stages[: [s.name for s in spec.stages].index(stage) + 1]
     used = {entry.source for planned in stages for entry in planned.mixture}
+    reference = spec.validation.reference_tokenizer
     return trainer.RunConfig(
         run=run.name,
         namespace=run.namespace,
@@ -45,6 +46,8 @@ def run_config(run: Run, stage: str) -> trainer.RunConfig:
             every_tokens=parse_quantity(spec.validation.every_tokens),
             windows=spec.validation.windows,
             domains=tuple(trainer.Source(name=d.name, uri=d.uri) for d in spec.validation.domains),
+            reference_tokenizer_uri=reference.uri if reference else None,
+            time_budget_seconds=_seconds(spec.validation.time_budget),
         ),
         checkpoints=_checkpoints(spec.checkpoints),
         guards=_guards(spec.guards),
@@ -143,12 +146,16 @@ def _checkpoints(given: Checkpoints) -> trainer.Checkpoints:
         keep_every_tokens=_tokens(given.keep_every_tokens),
         keep_best=given.keep_best,
         local_keep=given.local_keep,
-        local_every_seconds=parse_duration_seconds(given.local_every) if given.local_every is not None else None,
+        local_every_seconds=_seconds(given.local_every),
     )
 
 
 def _tokens(quantity: str | None) -> int | None:
     return parse_quantity(quantity) if quantity is not None else None
+
+
+def _seconds(duration: str | None) -> float | None:
+    return parse_duration_seconds(duration) if duration is not None else None
 
 
 def _guards(guards: Guards) -> trainer.Guards:
@@ -160,6 +167,9 @@ def _guards(guards: Guards) -> trainer.Guards:
         rollback_steps=guards.rollback.back,
         skip_steps=guards.rollback.skip,
         most_rollbacks=guards.rollback.max,
+        forgetting=trainer.Forgetting(
+            domains=tuple(guards.forgetting.domains), max_rise=float(guards.forgetting.max_rise)
+        ),
     )
 
 

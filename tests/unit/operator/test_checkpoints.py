@@ -69,7 +69,7 @@ def test_a_corrupt_checkpoint_is_told_once_and_stays_a_condition() -> None:
     told = condition(once)
     assert told is not None and (told.status, told.reason) == ("True", "PassedOver")
     assert "0001: rank-00000 differs" in told.message and "quarantine/" in told.message
-    assert [(event.kind, event.reason) for event in once.events] == [("Warning", "CheckpointCorrupt")]
+    assert [event.reason for event in once.events if event.kind == "Warning"] == ["CheckpointCorrupt"]
     again = plan(seen("0001: rank-00000 differs", status=once.status), NOW + 60)
     assert again.events == ()
     assert condition(again) == told

@@ -33,6 +33,17 @@ async def test_a_key_added_while_it_is_worked_on_is_worked_on_again_afterwards()
     assert await queue.get() == "a"
 
 
+async def test_how_long_each_key_waited_for_its_worker_is_told() -> None:
+    clock, waited = Clock(), list[float]()
+    queue: WorkQueue[str] = WorkQueue(clock, waited=waited.append)
+    queue.add("a")
+    clock.now = 2.0
+    queue.add("b")
+    clock.now = 5.0
+    assert [await queue.get(), await queue.get()] == ["a", "b"]
+    assert waited == [5.0, 3.0]
+
+
 async def test_a_failing_key_comes_back_with_growing_pauses_and_others_go_on() -> None:
     queue: WorkQueue[str] = WorkQueue(time.monotonic)
     pauses: list[float] = []

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skywork_operator.api.quantities import parse_duration_seconds, parse_quantity
 from skywork_operator.render import Defaults, merge, run_config, stage_objects
-from skywork_trainer.config import RunConfig
+from skywork_trainer.config import Forgetting, RunConfig
 
 from tests.unit.operator.build import DEFAULTS, run
 
@@ -138,3 +138,27 @@ def test_durations_add_up(days: int, hours: int, minutes: int, seconds: int) -> 
 def test_what_is_no_duration_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration_seconds(text)
+
+
+def test_what_is_asked_of_validation_reaches_the_trainer() -> None:
+    bare = run_config(run(), "stem")
+    assert (bare.validation.reference_tokenizer_uri, bare.validation.time_budget_seconds) == (None, None)
+    assert bare.guards.forgetting == Forgetting(domains=(), max_rise=0.05)
+    config = run_config(
+        run(
+            validation={
+                "domains": [{"name": "zh", "uri": "s3://data/zh"}],
+                "referenceTokenizer": {"uri": "s3://open/llama"},
+                "timeBudget": "1m30s",
+            },
+            guards={"forgetting": {"domains": ["zh"], "maxRise": "0.2"}},
+        ),
+        "stem",
+    )
+    assert (config.validation.reference_tokenizer_uri, config.validation.time_budget_seconds) == ("s3://open/llama", 90)
+    assert config.guards.forgetting == Forgetting(domains=("zh",), max_rise=0.2)
+
+
+def test_a_domain_that_must_not_be_forgotten_has_to_be_one() -> None:
+    with pytest.raises(ValueError, match=r"guards\.forgetting\.domains names \['zh'\]; validation\.domains are"):
+        run_config(run(guards={"forgetting": {"domains": ["zh"]}}), "stem")

@@ -69,7 +69,7 @@ def test_a_loss_says_what_text_it_is_of_and_is_kept_as_a_record(tmp_path: Path) 
     text = (tmp_path / "state-1/metrics.prom").read_text()
     labels = 'domain="web",namespace="n",run="r",stage="s0"'
     bits = newest.bits_per_byte
-    assert f"skywork_validation_bits_per_byte{{{labels}}} {bits}" in text
+    assert f"skywork_validation_bpb{{{labels}}} {bits}" in text
     assert 'skywork_validations_total{namespace="n",run="r",stage="s0"} 3.0' in text
 
 
