@@ -77,6 +77,26 @@ def test_a_pod_whose_agent_alone_is_silent_is_never_given_up() -> None:
     assert to_forget(pods, NODES, NOW, after_seconds=3) == ()
 
 
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        pytest.param({"ready_since": NOW - SILENT_SECONDS - 1}, "AgentUnreachable", id="ready, and cut off from us"),
+        pytest.param({"unready_since": NOW - SILENT_SECONDS - 1}, "AgentUnreachable", id="cut off from everybody"),
+        pytest.param({"ready_since": NOW - 1}, "WaitingForPods", id="just become ready"),
+    ],
+)
+def test_a_first_world_that_waits_for_agents_that_do_not_answer_says_so_once(
+    seen: dict[str, Any], reason: str
+) -> None:
+    cut_off = pod(0, node="a", agent=None, **seen)
+    waiting = world(cut_off, pod(1, node="b"), trainer={"nodes": {"min": 2, "max": 2}})
+    first = plan(waiting)
+    assert condition(first.status, "Running") == ("False", reason)
+    later = plan(replace(waiting, run=replace(waiting.run, status=first.status)), NOW + 0.5)
+    assert later.status == first.status
+    assert later.events == ()
+
+
 def three(nodes: dict[str, Node], **changes: Any) -> World:
     members = (pod(0, generation=1, node="a"), silent(1, "b"), pod(2, generation=1, node="c"))
     return replace(world(*members, status=training(), **changes), nodes=nodes)
