@@ -16,6 +16,7 @@ _GROUPS = {
     "checkpoint": ("checkpointing",),
     "train": ("training",),
     "operator": ("operating",),
+    "recovery": ("recovering",),
 }
 
 
