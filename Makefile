@@ -43,6 +43,9 @@ bench-operator: setup ## runs brought to training and their cost, beside Kubeflo
 bench-monitoring: setup ## what watching training costs it
 	@$(PY) -m dev.bench monitoring
 
+bench-recovery: setup ## from a kill to the next step, beside torchrun elastic; steps wasted; on the development cluster
+	@$(PY) -m dev.bench recovery
+
 SEED ?= 1
 MINUTES ?= 30
 chaos: setup      ## faults by dice on the development cluster; make chaos SEED=7 MINUTES=30
@@ -57,4 +60,4 @@ cluster-down: setup   ## stop it and remove every trace
 cluster-status: setup ## what runs, and where the kubeconfig is
 	@$(PY) -m dev.cluster status
 
-.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint bench-train bench-operator bench-monitoring chaos cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint bench-train bench-operator bench-recovery bench-monitoring chaos cluster-up cluster-down cluster-status

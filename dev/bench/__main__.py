@@ -17,6 +17,7 @@ _GROUPS = {
     "train": ("training",),
     "operator": ("operating",),
     "monitoring": ("monitoring",),
+    "recovery": ("recovering",),
 }
 
 
