@@ -34,6 +34,8 @@ class Panel:
     stacked: bool = False
     steps: Sequence[tuple[float | None, str]] = ()
     """Colours from a value on."""
+    right: str = ""
+    """Name of the series that has the axis on the right."""
     text: bool = False
     """Of a stat: show the series' names, not their values."""
     columns: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -99,6 +101,8 @@ class Panel:
         return {}
 
     def _overrides(self) -> list[dict[str, Any]]:
+        if self.right:
+            return [_override(self.right, [{"id": "custom.axisPlacement", "value": "right"}])]
         if self.kind == "xychart":
             return [_override("tokens", [{"id": "unit", "value": "short"}])]
         found = []

@@ -226,6 +226,7 @@ _AGENTS = Row(
             title="Ends of workers",
             description="Workers that ended, by reason: the restarts of each node.",
             unit="none",
+            width=6,
             least=0,
             queries=(Query(expr=_agent("worker_exits_total", "node, pod, reason"), legend="{{node}} {{reason}}"),),
         ),
@@ -233,6 +234,7 @@ _AGENTS = Row(
             title="Hangs",
             description="Generations given up on a node for lack of progress, by what they were doing.",
             unit="none",
+            width=6,
             least=0,
             queries=(Query(expr=_agent("hangs_total", "node, pod, section"), legend="{{node}} {{section}}"),),
         ),
@@ -242,6 +244,7 @@ _AGENTS = Row(
                 "From reading a membership to running workers; and, once a pod, until workers could be forked at all."
             ),
             unit="s",
+            width=6,
             least=0,
             queries=(
                 Query(expr=_agent("last_start_seconds"), legend="{{node}} {{pod}}"),
@@ -252,6 +255,7 @@ _AGENTS = Row(
             title="Nodes avoided",
             description="Nodes that each run's pods stay away from.",
             unit="none",
+            width=6,
             least=0,
             queries=(Query(expr=f"max by (run) (skywork_run_avoided_nodes{{{_RUN}}})", legend="{{run}}"),),
         ),

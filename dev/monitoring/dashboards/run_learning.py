@@ -49,10 +49,11 @@ VALIDATION = Row(
         Panel(
             title="Average",
             description=(
-                "Each domain weighs the same. Perplexity is exp of the mean of log perplexities, right axis or scale "
-                "aside: it is exp of the loss beside it."
+                "Each domain weighs the same. Perplexity, on the right, is exp of the mean of the domains' log "
+                "perplexities, as the Skywork report averages."
             ),
             unit="none",
+            right="perplexity",
             queries=(
                 Query(expr=of_run("validation_average_loss"), legend="loss"),
                 Query(expr=of_run("validation_average_perplexity"), legend="perplexity"),
