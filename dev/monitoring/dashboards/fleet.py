@@ -46,7 +46,7 @@ _TABLE = Panel(
         "stage": ("stage", "none"),
         "Value #C": ("progress", "percentunit"),
         "Value #D": ("tokens", "short"),
-        "Value #E": ("done", "dateTimeFromNow"),
+        "Value #E": ("ETA", "dateTimeFromNow"),
         "Value #F": ("validation loss", "none"),
         "Value #G": ("train loss", "none"),
         "Value #H": ("tokens/s", "short"),
