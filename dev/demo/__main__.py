@@ -19,6 +19,7 @@ from dev.demo.kube import CommandError
 from dev.demo.prometheus import SCRAPE_SECONDS, Prometheus, pods_to_scrape
 from dev.demo.report import build_report, print_report
 from dev.demo.view import View
+from dev.monitoring.draw import draw
 from dev.monitoring.walk import Shown, walk
 
 RUN = "demo"
@@ -74,10 +75,12 @@ def _demo(environment: Environment, view: View, output: Path) -> int:
             namespace=RUN_NAMESPACE, run=RUN, start=started, end=time.time(), rate_interval=f"{8 * SCRAPE_SECONDS:.0f}s"
         )
         walked = walk(prometheus.address, span)
+        pictures = draw(prometheus.address, span, output / "dashboards")
     audit = _audit(environment, run)
     report = build_report(run, done, audit, losses, view.curves, view.elapsed_seconds())
     report["domainsScrapedFromTrainers"] = scraped
     report["expressions"] = walked.summary()
+    view.headline(f"dashboards as pictures: {pictures[0].parent}")
     if walked.empty:
         view.headline(f"expressions without data: {'; '.join(walked.empty)}")
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH = 24
+_LOGARITHMIC = {"type": "log", "log": 2}
 Kind = Literal["timeseries", "stat", "table", "xychart", "state-timeline", "bargauge"]
 
 
@@ -34,6 +35,9 @@ class Panel:
     stacked: bool = False
     steps: Sequence[tuple[float | None, str]] = ()
     """Colours from a value on."""
+    logarithmic: bool = False
+    right: str = ""
+    """Name of the series that has the axis on the right, and logarithmic."""
     text: bool = False
     """Of a stat: show the series' names, not their values."""
     columns: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -90,6 +94,7 @@ class Panel:
                 "fillOpacity": 40 if self.stacked else 0,
                 "showPoints": "auto",
                 "spanNulls": False,
+                "scaleDistribution": _LOGARITHMIC if self.logarithmic else {"type": "linear"},
                 "stacking": {"mode": "normal" if self.stacked else "none", "group": "A"},
             }
         if self.kind == "xychart":
@@ -99,6 +104,12 @@ class Panel:
         return {}
 
     def _overrides(self) -> list[dict[str, Any]]:
+        if self.right:
+            axis: list[dict[str, Any]] = [
+                {"id": "custom.axisPlacement", "value": "right"},
+                {"id": "custom.scaleDistribution", "value": _LOGARITHMIC},
+            ]
+            return [_override(self.right, axis)]
         if self.kind == "xychart":
             return [_override("tokens", [{"id": "unit", "value": "short"}])]
         found = []

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 EMPTY_WITHOUT: Mapping[str, str] = {
     "fleet/Alerts that fire/A": "an alert that fires",
     "fleet/Conditions to look at/A": "a condition besides those of a run's course",
-    "run/Done/A": "a run that trains",
+    "run/ETA/A": "a run that trains",
     "fleet/Runs/E": "a run that trains",
     "run/Reference-normalised loss by domain/A": "validation.referenceTokenizer",
     "run/Spikes/A": "a spike",

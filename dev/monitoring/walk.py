@@ -71,7 +71,7 @@ def walk(address: str, shown: Shown, committed: Sequence[Expression] | None = No
     """
     filled, empty, quiet = [], [], []
     for expression in expressions() if committed is None else committed:
-        if _has_data(address, expression, shown):
+        if ranged(address, expression, shown):
             filled.append(expression.where)
         elif may_be_empty(expression.where):
             quiet.append(expression.where)
@@ -80,7 +80,8 @@ def walk(address: str, shown: Shown, committed: Sequence[Expression] | None = No
     return Walk(filled=tuple(filled), empty=tuple(empty), quiet=tuple(quiet))
 
 
-def _has_data(address: str, expression: Expression, shown: Shown) -> bool:
+def ranged(address: str, expression: Expression, shown: Shown) -> list[dict[str, Any]]:
+    """Return the series of an expression over the span; raises QueryError in Prometheus' words if it is refused."""
     asked = {
         "query": expression.filled(shown.variables()),
         "start": f"{shown.start:.3f}",
@@ -92,11 +93,11 @@ def _has_data(address: str, expression: Expression, shown: Shown) -> bool:
     )
     try:
         with urllib.request.urlopen(request, timeout=60) as answer:
-            found = json.load(answer)["data"]["result"]
+            found: list[dict[str, Any]] = json.load(answer)["data"]["result"]
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:500]
         raise QueryError(f"{expression.where}: {asked['query']}: {said}") from error
-    return any(series["values"] for series in found)
+    return [series for series in found if series["values"]]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -250,7 +250,7 @@ _CAME_TO_AN_END = trainer("agent_worker_exits_total", 'node="node-1",reason="Kil
 PANELS: dict[str, Series] = {
     "fleet/Alerts that fire/A": {f'ALERTS{{alertname="SkyworkForgetting",alertstate="firing",{WHO}}}': "1x20"},
     "fleet/Conditions to look at/A": said("Forgetting"),
-    "run/Done/A": {run("estimated_completion_timestamp_seconds"): "5000x20"},
+    "run/ETA/A": {run("estimated_completion_timestamp_seconds"): "5000x20"},
     "fleet/Runs/E": {run("estimated_completion_timestamp_seconds"): "5000x20"},
     "run/Reference-normalised loss by domain/A": {run("validation_reference_loss", 'domain="en"'): "2x20"},
     "run/Spikes/A": {trainer("train_spikes_total", 'action="Skip"'): "1x20"},

@@ -1,7 +1,9 @@
 """Every committed expression, executed by a real Prometheus that scrapes the product's own registries."""
 
+import json
 import threading
 import time
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,7 +13,9 @@ import pytest
 
 from dev.cluster.build import ensure_built
 from dev.demo.prometheus import Prometheus
+from dev.monitoring.draw import draw
 from dev.monitoring.expressions import Expression, expressions
+from dev.monitoring.files import CHART
 from dev.monitoring.sometimes import EMPTY_WITHOUT
 from dev.monitoring.walk import QueryError, Shown, Walk, walk
 from tests.monitoring.exporters import NAMESPACE, NODE, POD, RUN, OperatorPage, TrainerPod
@@ -97,6 +101,14 @@ def test_of_a_run_in_trouble_every_panel_has_data(troubled: Watched) -> None:
     found = troubled.walk()
     assert found.empty == ()
     assert {where for where in found.quiet if where in EMPTY_WITHOUT} <= THE_MACHINES | late
+
+
+def test_the_dashboards_are_drawn_with_all_their_panels(troubled: Watched, tmp_path: Path) -> None:
+    for path in draw(troubled.prometheus.address, troubled.shown(), tmp_path):
+        words = [element.text for element in ElementTree.parse(path).iter() if element.tag.endswith("}text")]
+        model = json.loads((CHART / "dashboards" / f"{path.stem}.json").read_text())
+        assert {panel["title"] for panel in model["panels"]} <= set(words)
+        assert words.count("No data") <= len(THE_MACHINES) + 1
 
 
 def test_the_charts_rules_are_evaluated(healthy: Watched) -> None:

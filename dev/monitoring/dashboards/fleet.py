@@ -46,7 +46,7 @@ _TABLE = Panel(
         "stage": ("stage", "none"),
         "Value #C": ("progress", "percentunit"),
         "Value #D": ("tokens", "short"),
-        "Value #E": ("done", "dateTimeFromNow"),
+        "Value #E": ("ETA", "dateTimeFromNow"),
         "Value #F": ("validation loss", "none"),
         "Value #G": ("train loss", "none"),
         "Value #H": ("tokens/s", "short"),
@@ -209,6 +209,7 @@ _OPERATOR = Row(
             title="Passes",
             description="Passes over runs per second, by how they ended; and how many were asked for, and repeated.",
             unit="ops",
+            width=6,
             least=0,
             queries=(
                 Query(
@@ -223,6 +224,7 @@ _OPERATOR = Row(
             title="Duration of a pass",
             description="Observe, decide, act: mostly waiting for the API server and for agents.",
             unit="s",
+            width=6,
             least=0,
             queries=(
                 Query(expr=_quantile("reconcile_duration_seconds", 0.5), legend="median"),
@@ -233,6 +235,7 @@ _OPERATOR = Row(
             title="Age of the watch",
             description="Since the newest event, the operator's own heartbeat among them: below 20 s when all is well.",
             unit="s",
+            width=6,
             least=0,
             steps=((None, "green"), (60, "red")),
             queries=(Query(expr=_own("watch_age_seconds"), legend="{{pod}}"),),
@@ -242,8 +245,7 @@ _OPERATOR = Row(
             description="Versions of the operators that run.",
             kind="stat",
             unit="none",
-            width=8,
-            height=4,
+            width=6,
             text=True,
             queries=(Query(expr="max by (version) (skywork_operator_build_info)", legend="{{version}}", instant=True),),
         ),

@@ -21,6 +21,11 @@ def _rate(metric: str, by: str) -> str:
     return f"sum by ({by}) (rate(skywork_{metric}{{{_HERE}}}[$__rate_interval]))"
 
 
+_TO_THE_MEDIAN = (
+    f"{_worker('worker_forward_seconds')} / on (namespace, run) group_left ()"
+    f" (quantile by (namespace, run) (0.5, skywork_worker_forward_seconds{{{_RUN}}}) > 0)"
+)
+
 _COMPUTE = Row(
     title="Computing",
     panels=(
@@ -28,6 +33,7 @@ _COMPUTE = Row(
             title="Forward passes of a step",
             description="What they take on each worker, lately. Nobody waits for anybody in them.",
             unit="s",
+            width=6,
             least=0,
             queries=(Query(expr=_worker("worker_forward_seconds"), legend=_LEGEND),),
         ),
@@ -35,22 +41,26 @@ _COMPUTE = Row(
             title="Against the median",
             description="The same by the median of the run's workers. One that stays above 1.25 is a straggler.",
             unit="none",
+            width=6,
             least=0,
             steps=((None, "green"), (1.25, "red")),
-            queries=(
-                Query(
-                    expr=(
-                        f"{_worker('worker_forward_seconds')} / on (namespace, run) group_left () (quantile by "
-                        f"(namespace, run) (0.5, skywork_worker_forward_seconds{{{_RUN}}}) > 0)"
-                    ),
-                    legend=_LEGEND,
-                ),
-            ),
+            queries=(Query(expr=_TO_THE_MEDIAN, legend=_LEGEND),),
+        ),
+        Panel(
+            title="Slowest workers",
+            description="The ten with the longest forward passes now, by times the median of their run.",
+            unit="none",
+            kind="bargauge",
+            width=6,
+            least=0,
+            steps=((None, "green"), (1.25, "red")),
+            queries=(Query(expr=f"topk(10, {_TO_THE_MEDIAN})", legend=_LEGEND, instant=True),),
         ),
         Panel(
             title="Stragglers",
             description="Nodes that the operator finds slow: times as long as the median.",
             unit="none",
+            width=6,
             least=1,
             queries=(
                 Query(
@@ -150,12 +160,15 @@ _DATA = Row(
         ),
         Panel(
             title="Cache",
-            description="File system that holds the cache of shards: its size, and what is free there.",
-            unit="bytes",
+            description="Used part of the file system that holds the cache of shards.",
+            unit="percentunit",
             least=0,
+            most=1,
             queries=(
-                Query(expr=_agent("cache_size_bytes"), legend="size {{node}} {{pod}}"),
-                Query(expr=_agent("cache_free_bytes"), legend="free {{node}} {{pod}}"),
+                Query(
+                    expr=f"1 - {_agent('cache_free_bytes')} / {_agent('cache_size_bytes')}",
+                    legend="{{node}} {{pod}}",
+                ),
             ),
         ),
         Panel(
@@ -226,6 +239,7 @@ _AGENTS = Row(
             title="Ends of workers",
             description="Workers that ended, by reason: the restarts of each node.",
             unit="none",
+            width=6,
             least=0,
             queries=(Query(expr=_agent("worker_exits_total", "node, pod, reason"), legend="{{node}} {{reason}}"),),
         ),
@@ -233,6 +247,7 @@ _AGENTS = Row(
             title="Hangs",
             description="Generations given up on a node for lack of progress, by what they were doing.",
             unit="none",
+            width=6,
             least=0,
             queries=(Query(expr=_agent("hangs_total", "node, pod, section"), legend="{{node}} {{section}}"),),
         ),
@@ -242,6 +257,7 @@ _AGENTS = Row(
                 "From reading a membership to running workers; and, once a pod, until workers could be forked at all."
             ),
             unit="s",
+            width=6,
             least=0,
             queries=(
                 Query(expr=_agent("last_start_seconds"), legend="{{node}} {{pod}}"),
@@ -252,6 +268,7 @@ _AGENTS = Row(
             title="Nodes avoided",
             description="Nodes that each run's pods stay away from.",
             unit="none",
+            width=6,
             least=0,
             queries=(Query(expr=f"max by (run) (skywork_run_avoided_nodes{{{_RUN}}})", legend="{{run}}"),),
         ),

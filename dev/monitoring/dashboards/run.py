@@ -37,13 +37,13 @@ _NOW = Row(
         _word("Stage", "Stage being trained.", f"{of_run('stage_info', 'stage')} == 1", "{{stage}}"),
         _number("Progress", "Part of all stages' tokens that is trained.", of_run("progress_ratio"), "percentunit"),
         _number(
-            "Done",
+            "ETA",
             "When the last stage should end, by the pace of late.",
             f"1000 * {of_run('estimated_completion_timestamp_seconds')}",
             "dateTimeFromNow",
         ),
         _number("Tokens", "Trained in all stages.", of_run("tokens"), "short"),
-        _number("Of", "Tokens of all stages.", of_run("tokens_target"), "short"),
+        _number("Tokens in all", "Tokens of all stages.", of_run("tokens_target"), "short"),
         _number("Running for", "Since the first stage began.", f"time() - {of_run('start_timestamp_seconds')}", "s"),
         _number("Step", "Steps that are done.", of_run("step"), "none"),
         _number("Validation loss", f"Mean over the domains. {LOSS}", of_run("validation_average_loss"), "none"),
@@ -53,7 +53,7 @@ _NOW = Row(
             of_run("validation_average_perplexity"),
             "none",
         ),
-        _number("Step's loss", f"Of the newest step. {LOSS}", of_run("train_loss"), "none"),
+        _number("Train loss", f"Of the newest step. {LOSS}", of_run("train_loss"), "none"),
         _number("Throughput", "Tokens per second over all nodes.", of_run("tokens_per_second"), "suffix: tok/s"),
         _number(
             "Goodput so far",
@@ -65,7 +65,7 @@ _NOW = Row(
         _number("Nodes training", "Nodes of the world that trains.", of_run("nodes", more=',state="training"'), "none"),
         _number("Restarts", "Generations that ended early.", f"{RESTARTS}{{{CHOSEN}}}", "none"),
         _number(
-            "Checkpoint",
+            "Checkpoint age",
             "Age of the newest commit.",
             f"time() - {of_run('last_checkpoint_timestamp_seconds')}",
             "s",

@@ -44,15 +44,17 @@ VALIDATION = Row(
             title="Perplexity by domain",
             description="exp of the loss per token of the run's tokenizer.",
             unit="none",
+            logarithmic=True,
             queries=(Query(expr=of_trainer("validation_perplexity", "domain"), legend="{{domain}}"),),
         ),
         Panel(
             title="Average",
             description=(
-                "Each domain weighs the same. Perplexity is exp of the mean of log perplexities, right axis or scale "
-                "aside: it is exp of the loss beside it."
+                "Each domain weighs the same. Perplexity, on the right, is exp of the mean of the domains' log "
+                "perplexities, as the Skywork report averages."
             ),
             unit="none",
+            right="perplexity",
             queries=(
                 Query(expr=of_run("validation_average_loss"), legend="loss"),
                 Query(expr=of_run("validation_average_perplexity"), legend="perplexity"),
@@ -83,9 +85,20 @@ VALIDATION = Row(
         ),
         Panel(
             title="Validation minus training loss",
-            description="Mean over the domains minus the newest step's. A gap that grows tells of repeated data.",
+            description=(
+                "Mean over the domains minus the training loss, of which this is the mean of ten minutes. A gap that "
+                "grows tells of repeated data."
+            ),
             unit="none",
-            queries=(Query(expr=f"{of_run('validation_average_loss')} - {of_run('train_loss')}", legend="gap"),),
+            queries=(
+                Query(
+                    expr=(
+                        f"{of_run('validation_average_loss')}"
+                        f" - max(avg_over_time(skywork_run_train_loss{{{CHOSEN}}}[10m]))"
+                    ),
+                    legend="gap",
+                ),
+            ),
         ),
         Panel(
             title="Time of a validation",

@@ -61,11 +61,13 @@ def test_panels_lie_on_the_grid_and_on_no_other(model: dict[str, Any]) -> None:
         assert not overlap(one["gridPos"], other["gridPos"]), (one["title"], other["title"])
 
 
-def test_panels_of_one_line_are_equally_high(model: dict[str, Any]) -> None:
-    lines: dict[int, set[int]] = {}
+def test_lines_are_full_and_their_panels_equally_high(model: dict[str, Any]) -> None:
+    lines: dict[int, list[dict[str, int]]] = {}
     for panel in model["panels"]:
-        lines.setdefault(panel["gridPos"]["y"], set()).add(panel["gridPos"]["h"])
-    assert {y: heights for y, heights in lines.items() if len(heights) > 1} == {}
+        lines.setdefault(panel["gridPos"]["y"], []).append(panel["gridPos"])
+    for y, places in lines.items():
+        assert sum(place["w"] for place in places) == 24, y
+        assert len({place["h"] for place in places}) == 1, y
 
 
 def test_every_panel_says_what_it_shows_and_in_which_unit(model: dict[str, Any]) -> None:
