@@ -44,7 +44,7 @@ def test_kubectl_answers_the_daily_questions_of_a_run_that_trains(
     assert shown["TOKENS"][-1] in "kM" and "d" in shown["ETA"]
     assert said["averagePerplexity"] == "12.18"
     assert {c["type"]: (c["status"], c["reason"]) for c in said["conditions"]}["Plateau"] == ("True", "NoProgress")
-    until(lambda: events(kube, namespace, "NoProgress"), 30)
+    until(lambda: events(kube, namespace, "Plateau"), 30)
     described = kube.run("describe", "skyworkrun", "-n", namespace, "demo")
     for word in ("StageStarted", "GenerationStarted", "first step after", "no domain falls: end the stage"):
         assert word in described
