@@ -18,7 +18,7 @@ from skywork_trainer.curves.reading import NoCurve, read_curve
 from skywork_trainer.curves.run import Curve
 from skywork_trainer.storage import FileStore, StorageError
 
-from tests.unit.curves.writing import BATCH, Run, distinct, of
+from tests.unit.curves.writing import Run, distinct, of
 
 THINGS = ("train", "validate", "save", "local", "half", "crash", "nodes", "rollback", "again", "fork", "spike")
 happenings = st.lists(st.tuples(st.sampled_from(THINGS), st.integers(0, 9), st.integers(0, 3)), min_size=1, max_size=40)
@@ -131,6 +131,26 @@ def test_what_a_rollback_takes_back_is_lost_time_and_no_step(tmp_path: Path) -> 
     assert accounts.seconds["checkpoint"] == pytest.approx(1.5), "standing still for a save is not trained again"
     assert [one.after for one in curve.generations] == ["", "LossSpike"]
     assert len(curve.rollbacks) == 1
+
+
+def test_a_rollback_counts_before_anything_is_saved_behind_it(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    for _ in range(3):
+        run.train(5)
+        run.save()
+    run.roll_back(0)
+    assert read_curve(run.store).step == 5
+
+
+def test_a_part_whose_checkpoint_is_not_committed_yet_is_not_of_the_run(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    run.train(5)
+    run.save()
+    run.train(5)
+    run.spike()
+    run.save(dies=True)
+    curve = read_curve(run.store)
+    assert (curve.step, len(curve.events), account(worked(curve)).seconds["lost"]) == (5, 0, 0.0)
 
 
 def test_time_in_which_a_run_was_deleted_is_not_idle(tmp_path: Path) -> None:
@@ -248,4 +268,3 @@ def test_a_fork_whose_origin_cannot_be_read_shows_its_own_steps_and_says_why(tmp
 def test_a_folder_without_a_run_is_no_empty_curve(tmp_path: Path) -> None:
     with pytest.raises(NoCurve, match="holds no checkpoint and no curve"):
         read_curve(FileStore(tmp_path))
-    assert BATCH

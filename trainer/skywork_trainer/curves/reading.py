@@ -113,7 +113,8 @@ def _tip(store: Store) -> tuple[str, list[str]]:
     recorded = _ids(store, "curves/") or _ids(store, "history/")
     if not recorded:
         raise NoCurve(
-            f"{store.uri} holds no checkpoint and no curve: either the run has not saved yet, or it is another folder"
+            f"{store.uri} holds no checkpoint and no curve: either the run has not saved yet, or this is not the "
+            "folder of its checkpoints as this machine sees it"
         )
     return recorded[-1], ["no checkpoint is left there: the newest record is taken for the end of the run"]
 
@@ -268,7 +269,7 @@ def _curve(store: Store, tip: str, gathered: _Gathered) -> Curve:
         global_batch_tokens=batch,
         steps=steps,
         stages=spans(steps, list(gathered.stages)),
-        validations=tuple(sorted(validations.values(), key=lambda one: (one.step, one.stage_start, one.time))),
+        validations=tuple(validations.values()),
         mixtures=tuple(reversed(gathered.mixtures)),
         told=tuple(sorted(gathered.told, key=lambda one: one.record.time)),
         rollbacks=read_rollbacks(store),
