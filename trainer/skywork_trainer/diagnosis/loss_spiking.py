@@ -4,7 +4,8 @@ import math
 
 from skywork_trainer.config import Diagnosis, SpikeAction
 from skywork_trainer.diagnosis.evidence import Evidence
-from skywork_trainer.guards import Spike, SpikeDetector
+from skywork_trainer.diagnosis.series import is_measured
+from skywork_trainer.guards import RECALLED_WINDOWS, Spike, SpikeDetector
 
 TYPE = "LossSpiking"
 LEAST_STEPS = 32
@@ -22,11 +23,12 @@ def loss_spiking(evidence: Evidence) -> Diagnosis | None:
     The first `guards.grace_steps` of a stage are none: the jump that another mixture makes is no spike.
     """
     guards, span = evidence.guards, evidence.span
-    steps = [each for each in evidence.steps if each.step > span.first]
+    recalled = evidence.step - RECALLED_WINDOWS * guards.window_steps
+    steps = [each for each in evidence.steps if each.step > max(span.first, recalled)]
     # The detector numbers steps by those done before them.
     detector = SpikeDetector(guards, stage_start=span.first)
-    seen = [(each, detector.see(each.step - 1, each.loss)) for each in steps]
-    judged = [each for each in steps if each.step - 1 >= span.first + guards.grace_steps and math.isfinite(each.loss)]
+    seen = [(each, detector.see(each.step - 1, each.loss if is_measured(each.loss) else math.nan)) for each in steps]
+    judged = [each for each in steps if each.step - 1 >= span.first + guards.grace_steps and is_measured(each.loss)]
     lately = evidence.step - guards.window_steps
     spikes = [spike for each, spike in seen if spike is not None and each.step > lately]
     if spikes:
