@@ -1,14 +1,15 @@
 """What the curve of a run means: one small detector a condition, pure functions of what was recorded.
 
-    evidence = gather(config, step=…, points=…, steps=…, generation_step=…, …)
-    progress.diagnoses = diagnose(evidence)
+    evidence = gather(config, step=…, points=…, steps=…, generation_step=…, before=diagnoses, …)
+    diagnoses = diagnose(evidence)
 
 `diagnose` runs all of DETECTORS. Each returns a Diagnosis, or None while it has not seen enough to say anything: then
-the condition should be absent. Nothing is remembered between two calls. What keeps a condition from coming and going is
-worked out anew from the curve each time (`series.holds`), so it is the same behind a restart.
+the condition should be absent. Nothing is remembered between two calls but what the caller passes as `before`; without
+that, behind a restart, it is worked out from the curve whether a condition began (`series.holds`).
 
 CURVE_DETECTORS look at the validations of the stage that trains and change with a new point only; STEP_DETECTORS look
-at the newest steps. All together take milliseconds: run them after a validation, and the latter every so many seconds.
+at the newest steps. All together take milliseconds: run them after a validation, and the latter every so many seconds;
+then `before` is still all that is said.
 
 What the caller keeps:
   points             `thinned((*points, curve_point(…)))` after each validation; `curve_points(records)` reads them back

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from skywork_trainer import schedule
-from skywork_trainer.config import CurvePoint, Guards, RunConfig, Schedule, Shape, Stage
+from skywork_trainer.config import CurvePoint, Diagnosis, Guards, RunConfig, Schedule, Shape, Stage
 
 
 class RecentStep(NamedTuple):
@@ -67,6 +67,12 @@ class Evidence:
     """Why the newest validation could not measure a domain, by domain."""
     cut: tuple[str, ...] = ()
     """Domains that the newest validation's time budget left for the next one."""
+    before: tuple[Diagnosis, ...] = ()
+    """What was said last time, where that is known: what hangs in the balance stays as it was."""
+
+    def found_before(self, type_: str) -> bool | None:
+        """Return what was said of a condition last time; None where nothing was."""
+        return next((each.found for each in self.before if each.type == type_), None)
 
     @cached_property
     def stage_index(self) -> int:
@@ -101,6 +107,7 @@ def gather(
     epochs: Mapping[str, float] | None = None,
     unmeasured: Mapping[str, str] | None = None,
     cut: Sequence[str] = (),
+    before: Sequence[Diagnosis] = (),
 ) -> Evidence:
     """Return the evidence of a run that has done `step` steps, with what its configuration says of the plan."""
     return Evidence(
@@ -120,6 +127,7 @@ def gather(
         domains=tuple(domain.name for domain in config.validation.domains),
         unmeasured=dict(unmeasured or {}),
         cut=tuple(cut),
+        before=tuple(before),
     )
 
 

@@ -3,6 +3,7 @@
 Only inside a stage whose mixture stays as it is: another mixture has another training loss.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from skywork_trainer.diagnosis.wording import repeated, times_read, tokens
 TYPE = "GapGrowing"
 LEAST_GROWTH = 0.01
 """Nats per token over the stretch looked at."""
-SIGMAS = 3.0
+SIGMAS = 4.0
 FOLLOWS = 0.5
 """Share of the training loss's fall; an average that falls by more follows it."""
 LEAST_STRETCH = 0.05
@@ -53,7 +54,7 @@ class _Moved:
 
 
 def gap_growing(evidence: Evidence) -> Diagnosis | None:
-    """Return whether training and held-out loss part; None while the stage is too short for that or its mixture moves."""
+    """Return whether training and held-out loss part; None in a short stage, or in one that moves its mixture."""
     if not evidence.span.steady_mixture:
         return None
     points = [point for point in evidence.stage_points if is_measured(point.train_loss)]
@@ -70,7 +71,12 @@ def gap_growing(evidence: Evidence) -> Diagnosis | None:
     if move is None:
         return None
     known = [each for each in moves if each is not None]
-    found = holds([each.enters for each in known], [each.leaves for each in known], times=LASTING_POINTS)
+    found = holds(
+        [each.enters for each in known],
+        [each.leaves for each in known],
+        times=LASTING_POINTS,
+        before=evidence.found_before(TYPE),
+    )
     stretch = tokens((steps_N[-1] - move.since) * evidence.tokens_per_step)
     evidently = (
         f"over the last {stretch} training loss moved by {move.train:+.3f} and the held-out average by "
@@ -96,15 +102,14 @@ def _moved(steps_N: Floats, train_N: Floats, average_N: Floats, evidence: Eviden
         return None
     x_N = steps_N[late_N] / scale
     train, held_out = trend(x_N, train_N[late_N]), trend(x_N, average_N[late_N])
-    gap = trend(x_N, average_N[late_N] - train_N[late_N])
-    if train is None or held_out is None or gap is None:
+    if train is None or held_out is None:
         return None
     width = float(x_N[-1] - x_N[0])
     return _Moved(
         train=train.slope * width,
         held_out=held_out.slope * width,
-        growth=gap.slope * width,
-        error=gap.error * width,
+        growth=(held_out.slope - train.slope) * width,
+        error=math.hypot(held_out.error, train.error) * width,
         certain=-train.slope > SIGMAS * train.error,
         since=float(steps_N[late_N][0]),
     )

@@ -2,9 +2,10 @@
 
 import math
 
-from skywork_trainer.config import Diagnosis, SpikeAction
-from skywork_trainer.diagnosis.evidence import Evidence
-from skywork_trainer.guards import Spike, SpikeDetector
+from skywork_trainer.config import Diagnosis, Guards, SpikeAction
+from skywork_trainer.diagnosis.evidence import Evidence, RecentStep
+from skywork_trainer.diagnosis.series import is_measured
+from skywork_trainer.guards import RECALLED_WINDOWS, Spike, SpikeDetector
 
 TYPE = "LossSpiking"
 LEAST_STEPS = 32
@@ -22,26 +23,31 @@ def loss_spiking(evidence: Evidence) -> Diagnosis | None:
     The first `guards.grace_steps` of a stage are none: the jump that another mixture makes is no spike.
     """
     guards, span = evidence.guards, evidence.span
-    steps = [each for each in evidence.steps if each.step > span.first]
+    recalled = evidence.step - RECALLED_WINDOWS * guards.window_steps
+    steps = [each for each in evidence.steps if each.step > max(span.first, recalled)]
     # The detector numbers steps by those done before them.
     detector = SpikeDetector(guards, stage_start=span.first)
-    seen = [(each, detector.see(each.step - 1, each.loss)) for each in steps]
-    judged = [each for each in steps if each.step - 1 >= span.first + guards.grace_steps and math.isfinite(each.loss)]
+    seen = [(each, detector.see(each.step - 1, each.loss if is_measured(each.loss) else math.nan)) for each in steps]
+    judged = [each for each in steps if each.step - 1 >= span.first + guards.grace_steps and is_measured(each.loss)]
     lately = evidence.step - guards.window_steps
     spikes = [spike for each, spike in seen if spike is not None and each.step > lately]
     if spikes:
-        return Diagnosis(type=TYPE, found=True, reason="Spike", message=_message(spikes, evidence))
+        return Diagnosis(type=TYPE, found=True, reason="Spike", message=_message(spikes, steps, guards))
     if len(judged) < LEAST_STEPS:
         return None
     return Diagnosis(
-        type=TYPE, found=False, reason="Quiet", message=f"No spike in the last {guards.window_steps} steps."
+        type=TYPE, found=False, reason="Quiet", message=f"No spike in the last {_looked_at(steps, guards)} steps."
     )
 
 
-def _message(spikes: list[Spike], evidence: Evidence) -> str:
+def _looked_at(steps: list[RecentStep], guards: Guards) -> int:
+    return min(guards.window_steps, len(steps))
+
+
+def _message(spikes: list[Spike], steps: list[RecentStep], guards: Guards) -> str:
     highest = max(spikes, key=lambda spike: spike.loss - spike.mean)
     count = "1 spike" if len(spikes) == 1 else f"{len(spikes)} spikes"
     return (
-        f"{count} in the last {evidence.guards.window_steps} steps: {highest}; {_DONE[evidence.guards.spike_action]}. "
+        f"{count} in the last {_looked_at(steps, guards)} steps: {highest}; {_DONE[guards.spike_action]}. "
         "If they go on, lower the learning rate, and look at the data of those steps."
     )

@@ -1,8 +1,8 @@
 """The average over the domains no longer falls: the learning rate, or the data, is exhausted.
 
 The pace is that of the latter half of what the stage has trained, a line through all its points, and is told as what as
-many tokens as the whole run is planned for would bring. A run that does not level off brings several times the threshold
-at that pace, up to the end of its cosine; a short stage at the end of a long run is not judged.
+many tokens as the whole run is planned for would bring. A run that does not level off brings several times the
+threshold, up to the end of its cosine; a short stage at the end of a long run is not judged.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,10 @@ TYPE = "Plateau"
 LEAST_FALL = 0.02
 """Nats per token for as many tokens as the run is planned for: less is a plateau."""
 CERTAIN_FALL = 0.04
-"""With this much the average falls; a plateau's own error must keep it below."""
+"""Its own error included, a plateau stays below."""
+MOST_ERROR = 0.03
+"""Of the pace; behind more noise nothing is claimed, unless the pace is below LEAST_FALL by SIGMAS of it."""
+SIGMAS = 3.0
 LEAST_STRETCH = 0.05
 """Of the run's planned tokens; a shorter stretch tells nothing."""
 LEAST_POINTS = 6
@@ -37,11 +40,13 @@ class _Pace:
 
     @property
     def enters(self) -> bool:
-        return self.fall < LEAST_FALL and self.fall + self.error < CERTAIN_FALL
+        told = self.fall + self.error < CERTAIN_FALL and self.error < MOST_ERROR
+        sure = self.fall + SIGMAS * self.error < LEAST_FALL
+        return self.fall < LEAST_FALL and (told or sure)
 
     @property
     def leaves(self) -> bool:
-        return self.fall - self.error > LEAST_FALL or self.fall > CERTAIN_FALL
+        return self.fall - 2 * self.error > LEAST_FALL
 
 
 def plateau(evidence: Evidence) -> Diagnosis | None:
@@ -58,7 +63,12 @@ def plateau(evidence: Evidence) -> Diagnosis | None:
     if pace is None:
         return None
     known = [each for each in paces if each is not None]
-    found = holds([each.enters for each in known], [each.leaves for each in known], times=LASTING_POINTS)
+    found = holds(
+        [each.enters for each in known],
+        [each.leaves for each in known],
+        times=LASTING_POINTS,
+        before=evidence.found_before(TYPE),
+    )
     stretch = tokens((pace.last - pace.since) * evidence.tokens_per_step)
     evidently = (
         f"over the last {stretch} the average of {len(names)} domains fell at a pace of {pace.fall:.3f} +- "

@@ -34,8 +34,8 @@ def throughput_low(evidence: Evidence) -> Diagnosis | None:
         found=True,
         reason="Slower",
         message=(
-            f"A step takes {ratio_M[-1] * best:.3g} s (median of {RECENT_STEPS}), {ratio_M[-1]:.2f} times the {best:.3g} s "
-            f"that this world has sustained; {waits:.0%} of it waits for data. Look for a slow node (condition "
-            "Straggling), throttled or shared devices, and a slower network."
+            f"A step takes {ratio_M[-1] * best:.3g} s (median of {RECENT_STEPS}), {ratio_M[-1]:.2f} times the "
+            f"{best:.3g} s that this world has sustained; {waits:.0%} of it waits for data. Look for a slow node "
+            "(condition Straggling), throttled or shared devices, and a slower network."
         ),
     )
