@@ -18,14 +18,15 @@ def frame(view: View, width: int) -> RenderableType:
     parts: list[RenderableType] = [_head(view)]
     if view.bars:
         parts.append(_bars(view, width))
-    parts.append(_facts(view, width))
+    parts += [Text(""), _facts(view, width)]
     if view.domains:
-        parts.append(_domains(view))
-    parts += [_diagnosis(kind, message) for kind, message in view.diagnoses]
+        parts += [Text(""), _domains(view)]
+    if view.diagnoses:
+        parts += [Text(""), *(_diagnosis(kind, message) for kind, message in view.diagnoses)]
     if view.events:
-        parts.append(_events(view))
+        parts += [Text(""), _events(view)]
     if view.problem:
-        parts.append(Text(view.problem, style="yellow"))
+        parts += [Text(""), Text(view.problem, style="yellow")]
     return Panel(Group(*parts), title=Text(view.name), title_align="left", border_style="dim", width=width)
 
 
@@ -45,7 +46,9 @@ def _bars(view: View, width: int) -> Table:
     table.add_column()
     table.add_column(no_wrap=True)
     for bar in view.bars:
-        drawn = ProgressBar(total=1.0, completed=bar.part, width=max(width // 3, 10))
+        drawn = ProgressBar(
+            total=1.0, completed=bar.part, width=max(width // 3, 10), complete_style="green", finished_style="green"
+        )
         table.add_row(Text(bar.label), drawn, Text(bar.text))
     return table
 
