@@ -16,6 +16,7 @@ _SECONDS = 15
 _UNREACHABLE = (
     "unable to connect",
     "connection refused",
+    "was refused",
     "no such host",
     "i/o timeout",
     "timed out",

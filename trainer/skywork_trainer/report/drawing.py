@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
 from skywork_trainer.curves.run import Curve, Floats
 from skywork_trainer.curves.thinning import thin
@@ -91,6 +91,16 @@ def tokens_axis(axes: Axes, label: str = "tokens trained") -> None:
     axes.set_xlabel(label)
 
 
+def rate_axis(axes: Axes) -> None:
+    """Say that y is a learning rate: 6e-4, not 600 µ."""
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _scientific(value)))
+
+
+def _scientific(value: float) -> str:
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(mantissa):g}e{int(exponent)}" if value else "0"
+
+
 def dates(unix_seconds: Floats) -> Floats:
     """Return the times as matplotlib counts them."""
     return unix_seconds / 86400.0
@@ -116,8 +126,13 @@ def mark_stages(axes: Axes, curves: Sequence[Curve]) -> None:
     )
     low, high = axes.get_xlim()
     before, row = -np.inf, 0
+    named: dict[str, float] = {}
     for tokens, name in begins:
-        if tokens > low:
+        # Stages of several runs begin a few steps apart.
+        if abs(tokens - named.get(name, -np.inf)) < 0.02 * (high - low):
+            continue
+        named[name] = tokens
+        if tokens > begins[0][0]:
             axes.axvline(tokens, color="#999999", linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
         place = (max(tokens, low) - low) / (high - low)
         late = place > 0.85
@@ -150,4 +165,4 @@ def cut(axes: Axes, lines: Sequence[tuple[Floats, Floats]]) -> None:
     axes.set_ylim(low - margin, high + margin)
     if y.max() > high + margin:
         text = f"\N{UPWARDS ARROW} up to {y.max():.3g}"
-        axes.annotate(text, (0.012, 0.97), xycoords="axes fraction", va="top", fontsize=8, color="#777777")
+        axes.annotate(text, (0.99, 0.97), xycoords="axes fraction", ha="right", va="top", fontsize=8, color="#777777")

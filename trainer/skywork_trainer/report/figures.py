@@ -11,12 +11,25 @@ from skywork_trainer.curves.run import Curve, Floats
 from skywork_trainer.curves.series import Measured, averages, drawn, measured
 from skywork_trainer.curves.thinning import smooth
 from skywork_trainer.report import Reported
-from skywork_trainer.report.drawing import SMALL, WIDE, color, cut, figure, line, mark_stages, svg, tokens_axis
+from skywork_trainer.report.drawing import (
+    SMALL,
+    WIDE,
+    color,
+    cut,
+    figure,
+    line,
+    mark_stages,
+    rate_axis,
+    svg,
+    tokens_axis,
+)
 
 Line = tuple[str, Floats, Floats]
 """Name, x and y."""
 _LOSS = "nats per token"
 _BITS = "bits per byte"
+_PACE = "tokens/s"
+_RATE = "rate"
 
 
 @dataclass(frozen=True)
@@ -77,9 +90,9 @@ def training(runs: Sequence[Reported]) -> list[Section]:
         words = "What each source gave to a stage, as it was really drawn."
         found.append(Section("Mixture", words, mixtures))
     columns: list[tuple[str, str, Callable[[Curve], Floats], bool]] = [
-        ("Learning rate", "", lambda curve: curve.steps.rate, False),
-        ("Gradient norm before clipping", "", lambda curve: curve.steps.norm, True),
-        ("Throughput", "tokens/s", _rates, True),
+        ("Learning rate", _RATE, lambda curve: curve.steps.rate, False),
+        ("Gradient norm before clipping", "norm", lambda curve: curve.steps.norm, True),
+        ("Throughput", _PACE, _rates, True),
     ]
     plots = []
     for title, unit, column, faint in columns:
@@ -173,21 +186,23 @@ def _units(runs: Sequence[Reported], title: str, unit: str, words: str, pick: Ca
 
 def _mixtures(run: Reported, *, alone: bool) -> list[Plot]:
     plots = []
-    for span in run.curve.stages:
-        found = drawn(run.curve, span.name)
-        if found is None or len(found.shares) < 2:
+    stages = {span.name: found for span in run.curve.stages if (found := drawn(run.curve, span.name)) is not None}
+    # One colour for a source in all stages.
+    sources = list(dict.fromkeys(name for found in stages.values() for name in found.shares))
+    for stage, found in stages.items():
+        if len(found.shares) < 2:
             continue
-        title = span.name if alone else f"{run.label}: {span.name}"
+        title = stage if alone else f"{run.label}: {stage}"
         with figure(SMALL) as drawing:
             axes = drawing.subplots()
-            names = sorted(found.shares, key=lambda name: -float(found.shares[name].mean()))
+            names = [name for name in sources if name in found.shares]
             heights = np.array([found.shares[name] for name in names])
             # Each share holds for its stretch: a step, not a slope.
             axes.stackplot(
                 np.repeat(found.edges, 2)[1:-1],
                 np.repeat(heights, 2, axis=1),
                 labels=names,
-                colors=[color(at) for at in range(len(names))],
+                colors=[color(sources.index(name)) for name in names],
                 linewidth=0,
             )
             axes.set_xlim(found.edges[0], max(found.edges[-1], found.edges[0] + 1))
@@ -230,8 +245,10 @@ def _lines(
         axes.margins(x=0.01)
         tokens_axis(axes, axis)
         axes.set_ylabel(unit)
-        if unit in ("tokens/s", ""):
+        if unit == _PACE:
             axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+        elif unit == _RATE:
+            rate_axis(axes)
         mark_stages(axes, marked)
         if len(lines) > 1:
             _legend(axes, len(lines))

@@ -25,6 +25,8 @@ th, td { padding: .25em .9em .25em 0; text-align: right; vertical-align: top; wh
 th { font-weight: 600; color: #555; border-bottom: 1px solid #bbb; }
 td { border-bottom: 1px solid #eee; }
 th:first-child, td:first-child, .text { text-align: left; }
+td.text { white-space: normal; max-width: 30em; overflow-wrap: anywhere; }
+td.text:first-child { min-width: 7em; }
 .worse { color: #b3261e; } .better { color: #1b6e45; }
 .plots { display: grid; gap: 8px 20px; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); }
 .wide { grid-column: 1 / -1; }
@@ -187,9 +189,8 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, text: Sequence
 
 def _turned(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out a wide table of few rows on its side, so that it fits a phone."""
-    return _table(
-        [head[0], *(row[0] for row in rows)], [[name, *(row[at] for row in rows)] for at, name in enumerate(head)][1:]
-    )
+    turned = [[name, *(row[at] for row in rows)] for at, name in enumerate(head)]
+    return _table(turned[0], turned[1:], text=range(len(rows) + 1))
 
 
 def _float(text: Any) -> float | None:
