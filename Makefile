@@ -40,6 +40,12 @@ bench-train: setup ## tokens/s, memory and MFU beside bare torch and FSDP2; on a
 bench-operator: setup ## runs brought to training and their cost, beside Kubeflow's training-operator
 	@$(PY) -m dev.bench operator
 
+bench-monitoring: setup ## what watching training costs it
+	@$(PY) -m dev.bench monitoring
+
+bench-recovery: setup ## from a kill to the next step, beside torchrun elastic; steps wasted; on the development cluster
+	@$(PY) -m dev.bench recovery
+
 SEED ?= 1
 MINUTES ?= 30
 chaos: setup      ## faults by dice on the development cluster; make chaos SEED=7 MINUTES=30
@@ -54,4 +60,4 @@ cluster-down: setup   ## stop it and remove every trace
 cluster-status: setup ## what runs, and where the kubeconfig is
 	@$(PY) -m dev.cluster status
 
-.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint bench-train bench-operator chaos cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit test-full generate bench-data bench-checkpoint bench-train bench-operator bench-recovery bench-monitoring chaos cluster-up cluster-down cluster-status

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ class SimulatedPod:
     failure: tuple[int, Failure] | None = None
     """Generation that failed here, and why."""
     ending: bool = False
+    says: dict[str, Any] = field(default_factory=dict)
+    """Fields of its progress besides the steps, where it holds rank 0."""
 
     def status(self, now: float, steps_per_second: float) -> AgentStatus:
         """What its agent says."""
@@ -56,14 +58,17 @@ class SimulatedPod:
             return AgentStatus(phase=AgentPhase.STANDBY)
         failed = self.failure is not None and self.failure[0] == word.generation
         steps = 1 + int((now - self.since) * steps_per_second)
-        progress = Progress(
-            time=now,
-            section="step",
-            step=steps,
-            first_step_time=self.since,
-            initialized_time=self.since,
-            restored_time=self.since,
-        )
+        fields: dict[str, Any] = {
+            "time": now,
+            "section": "step",
+            "step": steps,
+            "first_step_time": self.since,
+            "initialized_time": self.since,
+            "restored_time": self.since,
+            "spent": {"train": now - self.since},
+            "validate_request": word.validate_request,
+        }
+        progress = Progress.model_validate(fields | self.says)
         return AgentStatus(
             phase=AgentPhase.FAILED if failed else AgentPhase.TRAINING,
             generation=word.generation,
@@ -183,7 +188,10 @@ class Simulation:
         word = Membership.model_validate_json(text) if text else None
         if word == pod.membership:
             return
-        pod.membership, pod.since = word, time.time()
+        before, pod.membership = pod.membership, word
+        if before is not None and word is not None and before.generation == word.generation:
+            return  # nothing but a request: its workers train on
+        pod.since = time.time()
         if word is not None and word.role is Role.DONE:
             self._end(pod, 0)
         elif pod.failure is not None:

@@ -16,6 +16,8 @@ _GROUPS = {
     "checkpoint": ("checkpointing",),
     "train": ("training",),
     "operator": ("operating",),
+    "monitoring": ("monitoring",),
+    "recovery": ("recovering",),
 }
 
 

@@ -106,7 +106,7 @@ def parse_pod(body: dict[str, Any], agent: AgentStatus | None) -> Pod:
     annotations = metadata.get("annotations") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or []}
     ready = conditions.get("Ready", {})
-    unready = ready.get("status") == "False" and "lastTransitionTime" in ready
+    turned = seconds(ready["lastTransitionTime"]) if "lastTransitionTime" in ready else None
     disrupted = conditions.get("DisruptionTarget", {})
     ended = _termination(status)
     return Pod(
@@ -116,7 +116,8 @@ def parse_pod(body: dict[str, Any], agent: AgentStatus | None) -> Pod:
         ip=status.get("podIP", ""),
         phase=status.get("phase", "Pending"),
         ready=ready.get("status") == "True",
-        unready_since=seconds(ready["lastTransitionTime"]) if unready else None,
+        ready_since=turned if ready.get("status") == "True" else None,
+        unready_since=turned if ready.get("status") == "False" else None,
         terminating="deletionTimestamp" in metadata,
         ends_by=seconds(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",

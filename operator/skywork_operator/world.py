@@ -90,6 +90,8 @@ class Pod:
     ip: str = ""
     phase: str = "Pending"
     ready: bool = False
+    ready_since: float | None = None
+    """Since when its Ready condition is True."""
     unready_since: float | None = None
     """Since when its Ready condition is False."""
     terminating: bool = False

@@ -1,6 +1,7 @@
 """The resource as the real API server sees it: what it accepts, what it refuses, and in which words."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,28 @@ def test_every_example_is_accepted(kube: Kube, path: Path) -> None:
             "spec.startFrom.uri must not be spec.checkpoints.uri",
             id="a fork of itself",
         ),
+        pytest.param(
+            "validation",
+            {"referenceTokenizer": {"path": "s3://x/y"}},
+            'unknown field "spec.validation.referenceTokenizer.path"',
+            id="a reference without a URI",
+        ),
+        pytest.param("validation", {"timeBudget": "5 minutes"}, "spec.validation.timeBudget", id="a budget in words"),
+        pytest.param("validation", {"timeBudget": "0s"}, "timeBudget must be more than 0s", id="a budget of nothing"),
+        pytest.param(
+            "guards",
+            {"forgetting": {"domains": ["zh"]}},
+            "spec.guards.forgetting.domains must name entries of spec.validation.domains",
+            id="forgetting of an unknown domain",
+        ),
+        pytest.param(
+            "guards",
+            {"forgetting": {"maxRise": "0.0"}},
+            "guards.forgetting.maxRise must be greater than 0",
+            id="no rise",
+        ),
+        pytest.param("guards", {"forgetting": {"maxRise": "-1"}}, "guards.forgetting.maxRise", id="a fall"),
+        pytest.param("guards", {"forgetting": {"action": "Rollback"}}, "guards.forgetting.action", id="no such action"),
         pytest.param("model.ropeTheta", "much", "spec.model.ropeTheta", id="a theta in words"),
         pytest.param("checkpoints.keepLast", 0, "spec.checkpoints.keepLast", id="keeping none"),
         pytest.param("checkpoints.every", "often", "spec.checkpoints.every", id="an interval in words"),
@@ -190,6 +213,8 @@ def test_every_default_is_filled_in_by_the_schema(kube: Kube, namespace: str) ->
         "zeroStage": 1, "microBatchSequences": 4, "activationCheckpointing": "None", "compile": False,
         "kernels": "Torch", "offload": "None",
     }  # fmt: skip
+    assert spec["validation"] == {"everyTokens": "1G", "windows": 64, "domains": []}
+    assert spec["guards"]["forgetting"] == {"domains": [], "maxRise": "0.05", "action": "Alert"}
     assert (spec["checkpoints"]["keepLast"], spec["checkpoints"]["keepBest"]) == (3, 0)
     assert spec["failurePolicy"] == {
         "restartsWithoutProgress": 5, "window": "6h", "backoff": {"first": "1s", "max": "1m"}, "nodeLostAfter": "3s",
@@ -200,8 +225,24 @@ def test_every_default_is_filled_in_by_the_schema(kube: Kube, namespace: str) ->
 def test_short_name_category_and_columns_answer_the_daily_questions(kube: Kube, namespace: str) -> None:
     kube.apply(manifest(namespace))
     head = kube.run("get", "swr", "-n", namespace).splitlines()[0].split()
-    assert head == ["NAME", "STATE", "STAGE", "PROGRESS", "STEP", "LOSS", "NODES", "RESTARTS", "AGE"]
+    assert head == ["NAME", "STATE", "STAGE", "PROGRESS", "TOKENS", "VAL-LOSS", "NODES", "RESTARTS", "ETA", "AGE"]
+    wide = kube.run("get", "swr", "-n", namespace, "-o", "wide").splitlines()[0].split()
+    assert {"STEP", "LOSS", "GOODPUT", "TOKENS/S", "GENERATION"} <= set(wide)
     assert "skyworkrun.skywork.dev/demo" in kube.run("get", "skywork", "-n", namespace, "-o", "name")
+
+
+def test_as_many_domains_as_a_run_may_have_can_all_be_guarded(kube: Kube, namespace: str) -> None:
+    names = [f"{'d' * 37}-{index:02}" for index in range(64)]
+    spec = changed("validation", {"domains": [{"name": name, "uri": f"s3://data/{name}"} for name in names]})
+    kube.apply(manifest(namespace, spec | {"guards": {"forgetting": {"domains": names}}}))
+    kube.apply(manifest(namespace, spec | {"guards": {"forgetting": {"domains": names[:5], "maxRise": "0.1"}}}))
+    with pytest.raises(CommandError, match=r"must name entries of spec\.validation\.domains"):
+        kube.apply(manifest(namespace, spec | {"guards": {"forgetting": {"domains": ["zh"]}}}))
+
+
+def test_the_crd_stays_well_below_what_kubectl_apply_can_keep() -> None:
+    # kubectl keeps what was applied in an annotation, and annotations take 256 KiB in all.
+    assert len(json.dumps(crd(), separators=(",", ":"))) < 160 * 1024
 
 
 def test_every_field_is_explained() -> None:

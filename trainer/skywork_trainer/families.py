@@ -38,6 +38,8 @@ class Families:
             # What has not happened is zero, not absent: a rate needs to see the first time.
             if not own:
                 self.add(name, 0.0)
+        for histogram in self._histograms.values():
+            histogram.labels(**self._labels)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge."""

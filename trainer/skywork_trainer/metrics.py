@@ -130,11 +130,13 @@ class Reporter:
 
     def section(self, section: Section) -> None:
         """Say which part of its work this worker is in."""
-        self._section = section
+        known, self._section = section is self._section, section
         self._spending.enter(section)
         self.alive()
         begun = {"initialized_time": time.time()} if section is Section.RESTORE else {}
-        self._update(section=section, **begun)
+        if begun or not known or section is Section.INIT:
+            # One step after another is told by the steps themselves.
+            self._update(section=section, **begun)
 
     def alive(self) -> None:
         """Give a sign of progress."""

@@ -60,7 +60,7 @@ def _diagnose(draft: Draft, progress: Progress) -> None:
         if draft.run.spec.suspend and said.type in diagnosis.MOMENTARY:
             continue
         if said.found and not draft.holds(said.type):
-            draft.tell("Warning", said.reason, said.message)
+            draft.tell("Warning", said.type, said.message)
         draft.say(said.type, said.found, said.reason, said.message)
 
 

@@ -352,7 +352,7 @@ def _new_generation(
 def _say_why_waiting(draft: Draft, world: World, stage: str) -> None:
     usable = sum(pod.usable for pod in world.pods)
     waiting = f"stage {stage}: {usable} of {draft.run.spec.trainer.nodes.max} nodes are ready"
-    blocked = _blocked(world.jobs[stage], world.pods)
+    blocked = _blocked(world.jobs[stage], world.pods, draft.now)
     if blocked is not None:
         reason, message = blocked
         if draft.reason("Running") != reason:
@@ -362,8 +362,11 @@ def _say_why_waiting(draft: Draft, world: World, stage: str) -> None:
         draft.say("Running", False, "WaitingForPods", waiting)
 
 
-def _blocked(job: Job, pods: Sequence[Pod]) -> tuple[str, str] | None:
+def _blocked(job: Job, pods: Sequence[Pod], now: float) -> tuple[str, str] | None:
     for pod in pods:
         if pod.blocked is not None:
             return pod.blocked[0], f"pod {pod.name}: {pod.blocked[1]}"
-    return job.blocked
+    if job.blocked is not None:
+        return job.blocked
+    silent = next(((pod, why) for pod in pods if (why := nodes.silence(pod, now)) is not None), None)
+    return (silent[1][0], f"pod {silent[0].name}: {silent[1][1]}") if silent is not None else None

@@ -4,13 +4,21 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+_NO_IMAGE = "ImagePullBackOff", "the image cannot be pulled; check trainer.image and the pull secret"
 _WAITING = {
-    "ImagePullBackOff": "the image cannot be pulled; check trainer.image and the pull secret",
-    "ErrImagePull": "the image cannot be pulled; check trainer.image and the pull secret",
-    "ErrImageNeverPull": "the image is not on the node and may not be pulled; check trainer.image",
-    "InvalidImageName": "trainer.image is no valid image name",
-    "CreateContainerConfigError": "a Secret or ConfigMap named in trainer.template is missing",
-    "CreateContainerError": "the container could not be created",
+    "ImagePullBackOff": _NO_IMAGE,
+    # A kubelet that tries again says this for a moment: the cause is the same, and so is our word for it.
+    "ErrImagePull": _NO_IMAGE,
+    "ErrImageNeverPull": (
+        "ErrImageNeverPull",
+        "the image is not on the node and may not be pulled; check trainer.image",
+    ),
+    "InvalidImageName": ("InvalidImageName", "trainer.image is no valid image name"),
+    "CreateContainerConfigError": (
+        "CreateContainerConfigError",
+        "a Secret or ConfigMap named in trainer.template is missing",
+    ),
+    "CreateContainerError": ("CreateContainerError", "the container could not be created"),
 }
 _MISSING = (
     (re.compile(r'secrets? "([^"]+)" not found', re.IGNORECASE), "SecretMissing", "Secret"),
@@ -33,7 +41,8 @@ def blockage(pod: dict[str, Any]) -> tuple[str, str] | None:
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") in _WAITING:
             cause = waiting.get("message", "").strip()
-            return _missing(cause) or (waiting["reason"], f"{_WAITING[waiting['reason']]} ({cause})")
+            reason, advice = _WAITING[waiting["reason"]]
+            return _missing(cause) or (reason, f"{advice} ({cause})")
     for condition in status.get("conditions") or []:
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
             reason = condition.get("reason") or "Unschedulable"

@@ -72,10 +72,10 @@ def by_state(time: TimeSpent) -> dict[Spent, float]:
 
 
 def ratio(time: TimeSpent) -> float | None:
-    """Part of the time in which steps were trained that count; None while there was no time."""
+    """Part of the time in which steps were trained that count; None before any generation has told of its time."""
     sums = by_state(time)
     total = sum(sums.values())
-    return sums[Spent.TRAIN] / total if total > 0 else None
+    return sums[Spent.TRAIN] / total if time.heard.generation and total > 0 else None
 
 
 def _following(known: Heard, progress: Progress, train: float, *, resumed: bool) -> Heard:

@@ -7,6 +7,8 @@ because it replaces a pod only when that has ended.
 from collections.abc import Mapping
 from dataclasses import replace
 
+from skywork_trainer.config import AGENT_PORT
+
 from skywork_operator.world import Node, Pod
 
 SILENT_SECONDS = 30.0
@@ -33,11 +35,27 @@ def _loss(pod: Pod, nodes: Mapping[str, Node] | None, now: float) -> tuple[str, 
         if not node.ready:
             return "NodeLost", f"node {pod.node} is not ready, and the agent there is silent"
     if pod.ends_by is not None and now > pod.ends_by + OVERDUE_SECONDS:
-        return "NodeSilent", f"the pod on node {pod.node} should have ended {now - pod.ends_by:.0f} s ago"
+        return "NodeSilent", f"the pod on node {pod.node} has outlasted its grace period by {OVERDUE_SECONDS:.0f} s"
     if pod.phase == "Running" and pod.unready_since is not None and now - pod.unready_since > SILENT_SECONDS:
-        silent = f"has been silent for {now - pod.unready_since:.0f} s"
-        return "AgentUnreachable", f"the agent on node {pod.node} {silent}; check the network to {pod.ip}:9400"
+        silent = f"has been silent for more than {SILENT_SECONDS:.0f} s"
+        return "AgentUnreachable", f"the agent on node {pod.node} {silent}; check the network to {pod.ip}:{AGENT_PORT}"
     return None
+
+
+def silence(pod: Pod, now: float) -> tuple[str, str] | None:
+    """Return why a pod that runs cannot be given a place: its agent does not answer the operator; None otherwise.
+
+    A pod that its kubelet finds ready is not lost: the network between operator and pods is cut, not the training.
+    """
+    if pod.lost is not None:
+        return pod.lost
+    since = pod.ready_since
+    if pod.phase != "Running" or pod.agent is not None or pod.terminating or since is None:
+        return None
+    if now - since <= SILENT_SECONDS:
+        return None
+    said = f"ready on node {pod.node} for more than {SILENT_SECONDS:.0f} s, but its agent does not answer the operator"
+    return "AgentUnreachable", f"{said}; check NetworkPolicies and the network to {pod.ip}:{AGENT_PORT}"
 
 
 def to_forget(

@@ -10,7 +10,7 @@ from skywork_trainer.checkpoint.compare import compare
 from skywork_trainer.checkpoint.manifest import Manifest, manifest_key, prefix
 from skywork_trainer.checkpoint.notes import being_read, verified
 from skywork_trainer.checkpoint.verify import verify
-from skywork_trainer.cli.report import Progress
+from skywork_trainer.cli.telling import Progress
 from skywork_trainer.config import EXIT_CONFIG, RunConfig
 from skywork_trainer.engine.reference import ReferenceEngine
 from skywork_trainer.storage import Store, open_store

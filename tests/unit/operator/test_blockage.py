@@ -20,6 +20,7 @@ def unscheduled(reason: str, message: str = "") -> dict[str, Any]:
     ("pod", "reason", "named"),
     [
         pytest.param(waiting("ImagePullBackOff", "Back-off pulling x:1"), "ImagePullBackOff", "x:1", id="no image"),
+        pytest.param(waiting("ErrImagePull", "no such host x"), "ImagePullBackOff", "no such host", id="tried again"),
         pytest.param(
             waiting("CreateContainerConfigError", 'secret "keys" not found'), "SecretMissing", "keys", id="no Secret"
         ),

@@ -97,6 +97,23 @@ async def test_a_leader_that_cannot_renew_stops_before_its_lease_runs_out(lease:
     await first.hold()
 
 
+async def test_an_answer_that_comes_late_renews_no_longer_than_from_when_it_was_asked_for(
+    lease: Lease, clock: Clock
+) -> None:
+    first = candidate(lease, clock, "first")
+    put = lease.put_lease
+
+    async def late(namespace: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = await put(namespace, name, body)
+        clock.now += RENEW_WITHIN_SECONDS / 2
+        return answer
+
+    lease.put_lease = late  # type: ignore[method-assign]
+    assert await tries(first) and first.leads()
+    clock.now += RENEW_WITHIN_SECONDS / 2
+    assert not first.leads(), "the others count from the moment at which the Lease was written"
+
+
 async def test_a_leader_that_ends_lets_go_and_nobody_waits(lease: Lease, clock: Clock) -> None:
     first, second = candidate(lease, clock, "first"), candidate(lease, clock, "second")
     await tries(first)

@@ -11,8 +11,9 @@ from skywork_operator.policies.membership import in_topology_order
 from skywork_operator.policies.nodes import OVERDUE_SECONDS, SILENT_SECONDS, judged, to_forget, to_untrack
 from skywork_operator.policies.strikes import avoided, forgiven, struck
 from skywork_operator.world import Node, Plan, Pod, World
+from skywork_trainer.config import NODE_CHECK_FAILED, PEER_LOST
 
-from tests.unit.operator.build import NOW, ago, condition, plan, pod, run, status_after, world
+from tests.unit.operator.build import NOW, ago, condition, failed, plan, pod, run, status_after, world
 from tests.unit.operator.test_decide import training
 
 NODES = {name: Node(name=name) for name in ("a", "b", "c", "d")}
@@ -75,6 +76,24 @@ def test_a_pod_whose_agent_alone_is_silent_is_never_given_up() -> None:
     pods = judged((silent(1, "b", unready_since=NOW - 1000),), NODES, NOW)
     assert pods[0].lost is not None
     assert to_forget(pods, NODES, NOW, after_seconds=3) == ()
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        pytest.param({"ready_since": NOW - SILENT_SECONDS - 1}, "AgentUnreachable", id="ready, and cut off from us"),
+        pytest.param({"unready_since": NOW - SILENT_SECONDS - 1}, "AgentUnreachable", id="cut off from everybody"),
+        pytest.param({"ready_since": NOW - 1}, "WaitingForPods", id="just become ready"),
+    ],
+)
+def test_a_first_world_that_waits_for_agents_that_do_not_answer_says_so_once(seen: dict[str, Any], reason: str) -> None:
+    cut_off = pod(0, node="a", agent=None, **seen)
+    waiting = world(cut_off, pod(1, node="b"), trainer={"nodes": {"min": 2, "max": 2}})
+    first = plan(waiting)
+    assert condition(first.status, "Running") == ("False", reason)
+    later = plan(replace(waiting, run=replace(waiting.run, status=first.status)), NOW + 0.5)
+    assert later.status == first.status
+    assert later.events == ()
 
 
 def three(nodes: dict[str, Node], **changes: Any) -> World:
@@ -152,6 +171,29 @@ def test_a_node_is_avoided_after_its_strikes_and_forgiven_after_a_time() -> None
 
 def test_a_hardware_fault_needs_no_second_time() -> None:
     assert avoided(blame([], "a", reason="HardwareFault")) == ("a",)
+
+
+@pytest.mark.parametrize(
+    ("policy", "first", "behind_a_failure"),
+    [("Never", False, False), ("AfterFailure", False, True), ("Always", True, True)],
+)
+def test_nodes_are_checked_when_the_policy_says(policy: str, first: bool, behind_a_failure: bool) -> None:
+    changes: dict[str, Any] = {"failurePolicy": {"nodeCheck": policy}}
+    formed = plan(world(*[pod(i) for i in range(3)], **changes))
+    assert {word.check for _, word in formed.memberships} == {first}
+    after = plan(world(pod(0, generation=1), failed(1, 1), pod(2, generation=1), status=training(), **changes))
+    assert {word.check for _, word in after.memberships} == {behind_a_failure}
+
+
+def test_a_node_that_the_check_finds_broken_is_blamed_alone_left_at_once_and_named() -> None:
+    found = failed(1, 1, reason=NODE_CHECK_FAILED)
+    echoes = [failed(rank, 1, reason=PEER_LOST, time=NOW - 5) for rank in (0, 2)]
+    members = [replace(p, node=name) for p, name in zip((echoes[0], found, echoes[1]), "abc", strict=True)]
+    decided = plan(world(*members, status=training(), trainer={"nodes": {"min": 2, "max": 3, "shrinkAfter": "0s"}}))
+    assert [(s.node, s.avoided) for s in decided.status.node_strikes] == [("b", True)]
+    assert [p.index for p in decided.delete_pods] == [1]
+    assert [(p.index, word.nodes) for p, word in decided.memberships] == [(0, 2), (2, 2)]
+    assert any(event.reason == "NodeAvoided" and "node b" in event.message for event in decided.events)
 
 
 def test_no_more_nodes_are_avoided_than_the_policy_says_and_the_longest_avoided_comes_back() -> None:

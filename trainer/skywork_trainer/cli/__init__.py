@@ -4,6 +4,7 @@ import argparse
 import importlib
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 from skywork_trainer.config import EXIT_CONFIG
@@ -13,6 +14,8 @@ _GROUPS = {
     "data": "prepare token shards from text; print what a step reads",
     "tokenizer": "train a tokenizer",
     "checkpoints": "list, verify, compare and export the checkpoints of a run; read open models",
+    "report": "draw the curves of one or several runs into one HTML file",
+    "watch": "follow a run of the cluster in the terminal",
 }
 
 
@@ -26,7 +29,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code; bad usage ends the process with code 64."""
-    parser = _Parser(prog="skywork", description=__doc__)
+    # kubectl finds the command under its second name, as a plugin.
+    plugin = Path(sys.argv[0]).name.startswith("kubectl-")
+    parser = _Parser(prog="kubectl skywork" if plugin else "skywork", description=__doc__)
     groups = parser.add_subparsers(dest="group", required=True)
     arguments = sys.argv[1:] if argv is None else argv
     for name, summary in _GROUPS.items():

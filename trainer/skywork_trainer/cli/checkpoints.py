@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from skywork_trainer.cli.model_folders import add_export, add_geometry
-from skywork_trainer.cli.report import Progress, guarded, table
+from skywork_trainer.cli.telling import Progress, guarded, table
 from skywork_trainer.storage import open_store
 
 _CODES = __doc__.partition("\n\n")[2]

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from skywork_trainer.cli.report import Progress, guarded
+from skywork_trainer.cli.telling import Progress, guarded
 from skywork_trainer.storage import open_store
 
 AddCommand = Callable[[str, Callable[[argparse.Namespace], int], str], argparse.ArgumentParser]
