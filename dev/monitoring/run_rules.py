@@ -5,6 +5,8 @@ from typing import Literal
 from dev.monitoring.promql import RUN, condition, rose, unfinished
 from dev.monitoring.rules import Alert, Group, Recording
 
+_WAITING = "Starting|Recovering|Queued|Invalid"
+"""States in which a run should train and does not; while text is prepared, or it is suspended, it should not."""
 _WHICH = "{{ $labels.namespace }}/{{ $labels.run }}"
 RESTARTS = "namespace_run:skywork_run_restarts:sum"
 GOODPUT = "namespace_run:skywork_run_goodput:ratio_rate1h"
@@ -69,15 +71,11 @@ _RUNS = (
     ),
     Alert(
         name="SkyworkRunNotTraining",
-        expr=(
-            f"(({condition('Running', status='False')}) unless on ({RUN}) ({condition('Suspended')})"
-            f" unless on ({RUN}) ({condition('Prepared', status='False')}))"
-            f" unless on ({RUN}) ({condition('Succeeded|Failed')})"
-        ),
+        expr=f'max by ({RUN}) (skywork_run_state_info{{state=~"{_WAITING}"}}) == 1',
         lasting="30m",
         severity="warning",
         summary=f"{_WHICH} has not trained for half an hour",
-        description="It waits for pods, quota, storage or an image. Condition Running says for what.",
+        description="It waits for pods, quota, storage or an image, or is invalid. Condition Running says for what.",
     ),
     Alert(
         name="SkyworkLossNotFinite",

@@ -78,14 +78,19 @@ ALERTS: dict[str, Case] = {
         },
     ),
     "SkyworkRunNotTraining": Case(
-        fires=said("Running", status="False") | said("Succeeded", 0),
-        minute=31,
+        fires={
+            run("state_info", 'state="Starting"'): "1x15 stale",
+            run("state_info", 'state="Recovering"'): "_x16 1x100",
+        },
+        minute=32,
         quiet={
-            "it trains": said("Running", 0, status="False"),
-            "suspended": said("Running", status="False") | said("Suspended"),
-            "text is prepared": said("Running", status="False") | said("Prepared", status="False"),
-            "over": said("Running", status="False") | said("Failed"),
-            "for ten minutes": {run("condition", 'type="Running",status="False"'): "0x110 1x10"},
+            "it trains": {run("state_info", 'state="Training"'): "1x120"},
+            "suspended": {run("state_info", 'state="Suspended"'): "1x120"},
+            "text is prepared": {run("state_info", 'state="Preparing"'): "1x120"},
+            "over": {run("state_info", 'state="Failed"'): "1x120"},
+            "again and again for ten minutes": {
+                run("state_info", 'state="Recovering"'): "1x10 stale _x20 1x10 stale _x20"
+            },
         },
     ),
     "SkyworkLossNotFinite": Case(
