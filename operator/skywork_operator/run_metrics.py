@@ -31,7 +31,7 @@ _GAUGES: dict[str, tuple[str, list[str]]] = {
     "tokens_per_second": ("Newest throughput over all nodes.", []),
     "model_flops_utilization_ratio": ("Model FLOPs as a share of the devices' peak.", []),
     "validation_loss": ("Newest validation loss of a held-out domain, nats per token.", ["domain"]),
-    "validation_bits_per_byte": ("The same as bits per byte of text.", ["domain"]),
+    "validation_bpb": ("The same as bits per byte of text.", ["domain"]),
     "validation_reference_loss": ("The same as nats per token of the reference tokenizer.", ["domain"]),
     "validation_average_loss": ("Mean of all domains' newest losses, each counting alike.", []),
     "validation_average_perplexity": ("exp of the mean of the domains' log perplexities.", []),
@@ -134,7 +134,7 @@ def _validation(status: SkyworkRunStatus) -> Iterable[Sample]:
     for domain in status.validation_loss:
         for name, text in (
             ("validation_loss", domain.loss),
-            ("validation_bits_per_byte", domain.bits_per_byte),
+            ("validation_bpb", domain.bits_per_byte),
             ("validation_reference_loss", domain.reference_loss),
         ):
             if text is not None:

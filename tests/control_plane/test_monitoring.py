@@ -52,7 +52,7 @@ def test_kubectl_answers_the_daily_questions_of_a_run_that_trains(
     label = f'namespace="{namespace}",run="demo"'
     spent = [line for line in page.splitlines() if line.startswith("skywork_run_time_seconds_total{" + label)]
     assert len(spent) == 8
-    assert f'skywork_run_validation_bits_per_byte{{domain="zh",{label}}} 0.7213' in page
+    assert f'skywork_run_validation_bpb{{domain="zh",{label}}} 0.7213' in page
     assert "skywork_operator_is_leader 1.0" in page
     print(kube.run("get", "swr", "-n", namespace, "-o", "wide"), described[-3000:])
     remove(kube, namespace)

@@ -99,7 +99,7 @@ def trained(**said: Any) -> SkyworkRunStatus:
         ("estimated_completion_timestamp_seconds", {(): pytest.approx(NOW + 223, abs=1)}),
         ("model_flops_utilization_ratio", {(): 0.4}),
         ("validation_loss", {("zh",): 2.0, ("en",): 4.0}),
-        ("validation_bits_per_byte", {("zh",): 0.7213}),
+        ("validation_bpb", {("zh",): 0.7213}),
         ("validation_reference_loss", {("zh",): 2.5}),
         ("validation_average_loss", {(): 3.0}),
         ("validation_average_perplexity", {(): 20.09}),
