@@ -11,7 +11,6 @@ from skywork_operator.api.status import LastFailure, ReasonCount, Restarts
 from skywork_operator.policies.membership import Generation
 from skywork_operator.times import seconds, timestamp
 
-
 MOST_REASONS = 32
 """Kinds of ends that are counted apart: workers name them, and metrics carry them as a label."""
 
