@@ -11,6 +11,9 @@ from skywork_operator.api.status import LastFailure, ReasonCount, Restarts
 from skywork_operator.policies.membership import Generation
 from skywork_operator.times import seconds, timestamp
 
+MOST_REASONS = 32
+"""Kinds of ends that are counted apart: workers name them, and metrics carry them as a label."""
+
 
 class Cost(StrEnum):
     """How the end of a generation is charged."""
@@ -131,7 +134,8 @@ def count(
     progressed = checkpoint_step > restarts.checkpoint_step
     recent = [] if progressed else [at for at in restarts.recent if now - seconds(at) <= window_seconds]
     tally = {entry.reason: entry.count for entry in restarts.by_reason}
-    tally[ended.reason] = tally.get(ended.reason, 0) + 1
+    named = ended.reason if ended.reason in tally or len(tally) < MOST_REASONS else "Other"
+    tally[named] = tally.get(named, 0) + 1
     recent += [timestamp(now)] if ended.cost is Cost.COUNTED else []
     waiting = (0 if progressed else restarts.waiting) + 1 if ended.cost is Cost.WAITS else 0
     last = _repeated(restarts.last, ended, ended.step if ended.step is not None else step, checkpoint_step, now)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from skywork_operator.api.status import Restarts
-from skywork_operator.policies.failures import Cost, Ended, backoff_seconds, classify, count, gives_up
+from skywork_operator.policies.failures import MOST_REASONS, Cost, Ended, backoff_seconds, classify, count, gives_up
 from skywork_operator.policies.membership import Generation
 from skywork_operator.world import Pod
 from skywork_trainer.config import HANG, AgentPhase, AgentStatus, Failure
@@ -209,3 +209,11 @@ def test_failures_before_the_first_step_are_never_taken_for_the_same_step_failin
     for _ in range(4):
         restarts = counted(restarts, error(step=None, text="RuntimeError: could not connect"), step=30)
         assert gives_up(restarts, budget=5) is None
+
+
+def test_reasons_without_end_are_counted_together() -> None:
+    restarts = Restarts()
+    for number in range(MOST_REASONS + 20):
+        restarts = counted(restarts, Ended(reason=f"Novel{number}", message="", cost=Cost.FREE))
+    tally = {entry.reason: entry.count for entry in restarts.by_reason}
+    assert (len(tally), tally["Other"], tally["Novel0"]) == (MOST_REASONS + 1, 20, 1)

@@ -65,6 +65,14 @@ def test_a_generation_that_dies_before_its_first_step_takes_nothing_more_back() 
     assert after(died, stillborn, third) == {"train": 260, "lost": 40, "restore": 9}
 
 
+def test_what_was_counted_is_not_taken_back_when_a_generation_says_less() -> None:
+    """Waiting for data counts as training until the step says how long it waited."""
+    within = words(1, {"train": 10, "dataWait": 1}, step=3)
+    told = words(1, {"train": 8, "dataWait": 3}, step=3)
+    assert after(within, told) == {"train": 10, "dataWait": 3}
+    assert after(within, told, words(1, {"train": 12, "dataWait": 3}, step=4)) == {"train": 12, "dataWait": 3}
+
+
 def test_an_older_word_of_the_same_generation_takes_nothing_back_twice() -> None:
     reading = words(2, {"restore": 1}, section="restore", restored_time=0.0)
     again = words(2, {"restore": 1, "train": 10}, first_step=80, step=90)

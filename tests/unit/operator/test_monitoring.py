@@ -359,10 +359,17 @@ def test_a_validation_cut_short_by_a_failure_is_asked_of_the_next_generation() -
 
 def test_a_run_that_is_over_says_that_nothing_is_measured_once() -> None:
     done = {name: Job(stage=name, uid=name, complete=True) for name in ("general", "stem")}
-    ended = plan(World(run=run(training()), jobs=done)).status
-    first = plan(World(run=replace(run(ended), validate_request="x"), jobs=done))
-    assert told(first) == ["NotValidated"]
-    assert plan(World(run=replace(run(first.status), validate_request="x"), jobs=done)).events == ()
+    given = run(training(), validation=DOMAINS)
+    succeeded = World(run=given, jobs=done)
+    gave_up = world(*members()[:1], failed(1, 1), status=training(), validation=DOMAINS,
+                    failurePolicy={"restartsWithoutProgress": 0})  # fmt: skip
+    for ending, why in ((succeeded, "all stages are trained"), (gave_up, "the run has failed")):
+        ended = replace(ending.run, status=plan(ending).status, validate_request="x")
+        first = plan(replace(ending, run=ended))
+        (event,) = first.events
+        assert (event.kind, event.reason) == ("Warning", "NotValidated")
+        assert why in event.message
+        assert plan(replace(ending, run=replace(ended, status=first.status))).events == ()
 
 
 def test_a_run_without_domains_says_so() -> None:
