@@ -71,7 +71,7 @@ def test_one_odd_validation_is_passed_over() -> None:
 
 
 def test_two_odd_validations_that_are_no_neighbours_are_passed_over() -> None:
-    points = list(curve(FALLING | {"web": line(2.0, 1.9)}))
+    points = list(curve(FALLING | {"web": line(2.0, 2.01)}))
     for index in (len(points) - 3, len(points) - 1):
         points[index] = points[index].model_copy(update={"losses": points[index].losses | {"web": 3.0}})
     assert verdict(domains_diverging(evidence(points))) is False
