@@ -70,6 +70,19 @@ def test_one_odd_validation_is_passed_over() -> None:
         assert verdict(domains_diverging(evidence(spoilt))) is False
 
 
+def test_two_odd_validations_that_are_no_neighbours_are_passed_over() -> None:
+    points = list(curve(FALLING | {"web": line(2.0, 2.01)}))
+    for index in (len(points) - 3, len(points) - 1):
+        points[index] = points[index].model_copy(update={"losses": points[index].losses | {"web": 3.0}})
+    assert verdict(domains_diverging(evidence(points))) is False
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_noise_can_do_is_no_rise(seed: int) -> None:
+    points = curve({"web": level(2.0), "code": line(3.0, 2.0)}, count=60, noise=0.02, seed=seed)
+    assert True not in [verdict(domains_diverging(evidence(points[:n]))) for n in range(8, len(points) + 1)]
+
+
 def test_a_jump_at_the_switch_of_stages_is_none_of_it() -> None:
     jump: Curve = lambda x: 1.8 if x == 0 else 2.2 - 0.1 * x  # noqa: E731
     before = curve(FALLING | {"web": line(2.0, 1.8)})

@@ -34,6 +34,12 @@ def test_the_guard_draws_the_line(by: float, limit: float, expected: bool, seed:
     assert verdict(forgetting(evidence(points, guards=guards))) is expected
 
 
+@pytest.mark.parametrize(("until", "expected"), [(1.0, True), (0.5, False)])
+def test_the_only_validation_of_a_stage_decides_where_it_is_its_end(until: float, expected: bool) -> None:
+    points = curve({"web": line(2.0, 2.0 + 0.08 / until)}, span=SECOND, count=1, until=until)
+    assert verdict(forgetting(evidence(points))) is expected
+
+
 def test_only_the_guarded_domains_count() -> None:
     points = curve({"web": level(2.0), "games": risen(0.3)}, span=SECOND)
     assert verdict(forgetting(evidence(points, guards=Guards(forgetting=Forgetting(domains=("web",)))))) is False
@@ -65,6 +71,7 @@ def test_before_a_validation_behind_the_start_it_says_nothing() -> None:
     points = curve({"web": risen(0.5)}, span=SECOND)
     assert forgetting(evidence(points[:1])) is None
     assert forgetting(evidence(points[1:])) is None
+    assert forgetting(evidence((*curve({"web": level(1.0)}), *points[1:]))) is None
     assert forgetting(evidence(stage="second")) is None
 
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from skywork_trainer.config import CurvePoint, Schedule
+from skywork_trainer.config import CurvePoint, Diagnosis, Schedule
 from skywork_trainer.diagnosis import thinned
 from skywork_trainer.diagnosis.plateau import plateau
 
@@ -57,9 +57,18 @@ def test_it_begins_once_and_stays() -> None:
     assert 0.5 < verdicts.index(True) / len(points) < 0.8
 
 
-def test_what_noise_hides_is_not_claimed() -> None:
-    points = curve({"web": level(2.0)}, count=14, noise=0.08, seed=1)
-    assert verdict(plateau(evidence(points, stages=(FIRST,)))) is False
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(("shape", "noise"), [(level(2.0), 0.08), (level(2.0), 0.03), (line(2.0, 1.9), 0.03)])
+def test_what_noise_hides_is_not_claimed(shape: Curve, noise: float, seed: int) -> None:
+    points = curve({"web": shape}, noise=noise, seed=seed)
+    assert True not in [verdict(plateau(evidence(points[:n], stages=(FIRST,)))) for n in range(10, 42)]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_hangs_in_the_balance_stays_as_it_was(before: bool) -> None:
+    points = curve({"web": line(2.0, 1.97)}, noise=0.006, seed=1)
+    said = Diagnosis(type="Plateau", found=before, reason="Before", message="before")
+    assert verdict(plateau(evidence(points, stages=(FIRST,), before=(said,)))) is before
 
 
 def test_short_stages_and_short_stretches_say_nothing() -> None:

@@ -15,11 +15,11 @@ from skywork_trainer.diagnosis.wording import repeated, times_read, tokens
 TYPE = "Plateau"
 LEAST_FALL = 0.02
 """Nats per token for as many tokens as the run is planned for: less is a plateau."""
-CERTAIN_FALL = 0.04
-"""Its own error included, a plateau stays below."""
-MOST_ERROR = 0.03
+CERTAIN_FALL = 0.05
+"""Twice its own error included, a plateau stays below."""
+MOST_ERROR = 0.025
 """Of the pace; behind more noise nothing is claimed, unless the pace is below LEAST_FALL by SIGMAS of it."""
-SIGMAS = 3.0
+SIGMAS = 4.0
 LEAST_STRETCH = 0.05
 """Of the run's planned tokens; a shorter stretch tells nothing."""
 LEAST_POINTS = 6
@@ -40,7 +40,7 @@ class _Pace:
 
     @property
     def enters(self) -> bool:
-        told = self.fall + self.error < CERTAIN_FALL and self.error < MOST_ERROR
+        told = self.fall + 2 * self.error < CERTAIN_FALL and self.error < MOST_ERROR
         sure = self.fall + SIGMAS * self.error < LEAST_FALL
         return self.fall < LEAST_FALL and (told or sure)
 

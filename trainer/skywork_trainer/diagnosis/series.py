@@ -64,7 +64,8 @@ def noise(steps_N: Floats, losses_N: Floats) -> float:
     part = np.where(span > 0, (steps[1:-1] - steps[:-2]) / np.where(span > 0, span, 1.0), 0.5)
     off = losses[1:-1] - ((1 - part) * losses[:-2] + part * losses[2:])
     scaled = np.abs(off) / np.sqrt(1 + part**2 + (1 - part) ** 2)
-    return max(_TO_SIGMA * float(np.median(scaled)), LEAST_NOISE)
+    # Few points may lie on a line by chance.
+    return max((1 + 2 / len(scaled)) * _TO_SIGMA * float(np.median(scaled)), LEAST_NOISE)
 
 
 def running_median(values_N: Floats) -> Floats:
