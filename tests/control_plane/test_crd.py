@@ -104,8 +104,8 @@ def test_every_example_is_accepted(kube: Kube, path: Path) -> None:
         ),
         pytest.param(
             "validation",
-            {"referenceTokenizer": {"path": "s3://x/y"}},
-            'unknown field "spec.validation.referenceTokenizer.path"',
+            {"referenceTokenizer": {}},
+            'missing required field "uri" in',
             id="a reference without a URI",
         ),
         pytest.param("validation", {"timeBudget": "5 minutes"}, "spec.validation.timeBudget", id="a budget in words"),

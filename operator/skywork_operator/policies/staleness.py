@@ -8,17 +8,17 @@ from skywork_operator.times import seconds
 
 INTERVALS = 2
 """Times the interval that a checkpoint may be old."""
-DEFAULT_SECONDS = 600.0
+DEFAULT_SECONDS = 600
 LONGEST_AUTO_SECONDS = 3600.0
 """The trainer chooses no longer interval than that, unless a single save takes longer."""
 
 
-def asked_seconds(spec: SkyworkRunSpec) -> float | None:
+def asked_seconds(spec: SkyworkRunSpec) -> int | None:
     """Time between two checkpoints that the spec asks for; None where it is steps, tokens or the trainer's choice."""
     given = spec.checkpoints
     if given.every_steps is not None or given.every_tokens is not None or given.every == "Auto":
         return None
-    return parse_duration_seconds(given.every) if given.every is not None else DEFAULT_SECONDS
+    return int(parse_duration_seconds(given.every)) if given.every is not None else DEFAULT_SECONDS
 
 
 def interval_seconds(spec: SkyworkRunSpec, tokens_per_second: float) -> float | None:

@@ -1,5 +1,6 @@
 """The operator's metrics of itself, and of runs out of their statuses."""
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -118,6 +119,12 @@ def test_what_a_run_says_is_exported(name: str, samples: dict[tuple[str, ...], A
     scraped = Scraped()
     scraped.runs[RUN] = trained()
     assert scraped.samples(f"skywork_run_{name}") == samples
+
+
+def test_a_status_is_written_in_the_types_of_the_crd() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trained().model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def test_what_is_not_known_is_absent_and_not_0() -> None:
