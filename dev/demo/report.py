@@ -1,6 +1,7 @@
 """The demo's result: a table for people, and the same figures as JSON."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from rich.console import Console
@@ -47,10 +48,16 @@ def build_report(
         "samplesLost": audit["samplesLost"],
         "samplesRepeated": audit["samplesRepeated"],
         "samplesConsumed": audit["samplesConsumed"],
+        "timeSeconds": {state: float(took) for state, took in status["time"].items() if state != "heard"},
+        "runSeconds": _seconds(status["startTime"], status["completionTime"]),
         "prometheusValidationLoss": prometheus,
         "fallPer100Steps": _falls(status["stages"], curves),
         "wallSeconds": round(wall_seconds, 1),
     }
+
+
+def _seconds(start: str, end: str) -> float:
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds()
 
 
 def _falls(stages: list[dict[str, Any]], curves: Curves) -> dict[str, dict[str, float | None]]:
@@ -105,6 +112,11 @@ def print_report(report: dict[str, Any]) -> None:
     for fault in report["faults"]:
         faults.add_row(fault["kind"], fault["stage"], str(fault["step"]), f"{fault['secondsToNextStep']:.2f}")
     console.print(faults)
+    spent = Table(title="Where the time went (seconds)")
+    for state in report["timeSeconds"]:
+        spent.add_column(state, justify="right")
+    spent.add_row(*(f"{took:.1f}" for took in report["timeSeconds"].values()))
+    console.print(spent)
     console.print(
         f"sequences consumed {report['samplesConsumed']:,}, lost {report['samplesLost']}, "
         f"repeated {report['samplesRepeated']}; {report['wallSeconds']:.0f} s in all"

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from dev.demo.environment import Environment
 from dev.demo.install import ROOT
 
@@ -33,3 +35,6 @@ def test_the_demo_trains_two_stages_through_two_faults_without_losing_a_sample(
     assert report["domainsScrapedFromTrainers"] == {"general": sorted(final), "stem": sorted(final)}
     assert report["expressions"]["empty"] == [], "of all panels and rules, only what tells of trouble has no data"
     assert report["expressions"]["filled"] > 120
+    # Times in a status are whole seconds.
+    assert sum(report["timeSeconds"].values()) == pytest.approx(report["runSeconds"], rel=0.01, abs=2)
+    assert report["timeSeconds"]["train"] > 0 < report["timeSeconds"]["idle"]
