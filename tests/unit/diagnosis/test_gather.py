@@ -33,6 +33,7 @@ def test_the_plan_ends_with_the_stage_that_trains() -> None:
     ("configured", "step", "stage", "rate"),
     [
         ("1a", 0, "1a", 6e-4 / 477),
+        ("1a", 2, "1a", 2 * 6e-4 / 477),
         ("1a", 119_210, "1a", 6e-5),
         ("1b", 119_210, "1b", 6e-5),  # before its first step, and so measured for it
         ("1b", 119_000, "1a", 6e-5),  # an older checkpoint was all there was

@@ -59,6 +59,21 @@ def test_the_jump_at_a_switch_of_stages_is_none(height: float) -> None:
     assert verdict(loss_spiking(evidence(steps=recent, stage="second"))) is False
 
 
+def test_in_the_first_steps_of_a_stage_nothing_is_a_spike() -> None:
+    recent = steps(200, first=SECOND.first)
+    for at, expected in ((60, False), (99, False), (150, True)):
+        spiky = spiked(SECOND.first + at, recent=recent)
+        assert verdict(loss_spiking(evidence(steps=spiky, stage="second"))) is expected
+
+
+def test_the_level_of_the_stage_before_is_no_measure_of_this_one() -> None:
+    recent = tuple(
+        each._replace(loss=each.loss + (1.0 if each.step > SECOND.first else 0.0))
+        for each in steps(260, first=SECOND.first - 200)
+    )
+    assert verdict(loss_spiking(evidence(steps=recent, stage="second", guards=Guards(grace_steps=2)))) is not True
+
+
 def test_a_new_level_is_no_spike_for_ever() -> None:
     recent = tuple(each._replace(loss=each.loss + (0.5 if each.step > 200 else 0.0)) for each in steps(700))
     assert verdict(loss_spiking(evidence(steps=recent[188:]))) is False

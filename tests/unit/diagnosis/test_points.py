@@ -72,12 +72,18 @@ def test_what_was_dropped_does_not_come_back_and_a_new_point_drops_at_most_one(
 
 @pytest.mark.parametrize("count", [129, 200, 1_000, 1_615])
 def test_the_spread_is_even(count: int) -> None:
-    kept = appended([point(10 * index) for index in range(count)], 128)
-    gaps = [right.step - left.step for left, right in pairwise(kept[:-DENSE_POINTS])]
-    assert max(gaps) <= 4 * 10 * math.ceil(count / 128)
-    assert [each.step for each in kept[-DENSE_POINTS:]] == [
-        10 * (count - DENSE_POINTS + n) for n in range(DENSE_POINTS)
-    ]
+    points = [point(10 * index) for index in range(count)]
+    for kept in (thinned(points, 128), appended(points, 128)):
+        gaps = [right.step - left.step for left, right in pairwise(kept[:-DENSE_POINTS])]
+        assert max(gaps) <= 4 * 10 * math.ceil(count / 128)
+        newest = range(10 * (count - DENSE_POINTS), 10 * count, 10)
+        assert [each.step for each in kept[-DENSE_POINTS:]] == list(newest)
+
+
+def test_starts_of_stages_stay_before_the_newest_where_there_is_room_for_few() -> None:
+    points = [point(10 * index, stage_start=index in (5, 6, 7, 20, 21)) for index in range(40)]
+    for kept in (thinned(points, 8), appended(points, 8)):
+        assert [each.step for each in kept if each.stage_start] == [50, 60, 70, 200, 210]
 
 
 def test_most_of_what_is_old_stays_in_place_when_a_point_comes() -> None:
