@@ -76,16 +76,17 @@ def _demo(environment: Environment, view: View, output: Path) -> int:
         )
         walked = walk(prometheus.address, span)
         pictures = draw(prometheus.address, span, output / "dashboards")
+    _skywork(environment, "report", run["spec"]["checkpoints"]["uri"], "-o", str(output / "curves.html"))
     audit = _audit(environment, run)
     report = build_report(run, done, audit, losses, view.curves, view.elapsed_seconds())
     report["domainsScrapedFromTrainers"] = scraped
     report["expressions"] = walked.summary()
-    view.headline(f"dashboards as pictures: {pictures[0].parent}")
     if walked.empty:
         view.headline(f"expressions without data: {'; '.join(walked.empty)}")
     (output / "report.json").write_text(json.dumps(report, indent=2) + "\n")
     print_report(report)
-    view.headline(f"report: {output / 'report.json'}")
+    view.headline(f"figures: {output / 'report.json'}")
+    view.headline(f"curves: {output / 'curves.html'}; dashboards as pictures: {pictures[0].parent}")
     whole = report["samplesLost"] == report["samplesRepeated"] == 0
     return 0 if run["status"]["state"] == "Succeeded" and whole else 1
 
@@ -174,19 +175,20 @@ def _scraped_from_trainers(prometheus: Prometheus) -> dict[str, list[str]]:
 
 def _audit(environment: Environment, run: dict[str, Any]) -> dict[str, Any]:
     """Count lost and repeated sequences from what the ranks recorded."""
-    command = [
-        str(Path(sys.executable).parent / "skywork"),
-        "checkpoints",
-        "audit",
-        run["spec"]["checkpoints"]["uri"],
-        "--json",
-    ]
+    counted: dict[str, Any] = json.loads(
+        _skywork(environment, "checkpoints", "audit", run["spec"]["checkpoints"]["uri"], "--json")
+    )
+    return counted
+
+
+def _skywork(environment: Environment, *arguments: str) -> str:
+    """What a command of ours prints about the demo's storage."""
+    command = [str(Path(sys.executable).parent / "skywork"), *arguments]
     variables = {**os.environ, **environment.storage.environment()}
     ended = subprocess.run(command, env=variables, text=True, capture_output=True, check=False)
     if ended.returncode:
-        raise RuntimeError(f"skywork checkpoints audit: {ended.stderr.strip()}")
-    counted: dict[str, Any] = json.loads(ended.stdout)
-    return counted
+        raise RuntimeError(f"skywork {' '.join(arguments[:2])}: {ended.stderr.strip()}")
+    return ended.stdout
 
 
 def _conditions(run: dict[str, Any]) -> str:

@@ -178,5 +178,6 @@ class Monitor:
             epochs=self._epochs,
             unmeasured=self._unmeasured,
             cut=self._cut,
+            before=self.diagnoses,
         )
         self._found |= {found.type: found for found in diagnose(evidence, detectors)}
