@@ -268,6 +268,38 @@ def test_a_fork_whose_origin_cannot_be_read_shows_its_own_steps_and_says_why(tmp
     assert own.wall_seconds == pytest.approx(forked.clock - forked.began[0]), "the other run paid for its part itself"
 
 
+def test_what_the_origin_of_a_fork_left_out_is_not_missing(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    for _ in range(2):
+        run.train(5)
+        run.save()
+    run.roll_back(0)
+    run.train(5)
+    run.save()
+    forked = run.fork(Unsynced(tmp_path / "fork"), -1)
+    assert forked is not None
+    forked.train(3)
+    forked.save()
+    curve = read_curve(forked.store)
+    assert curve.steps.step.tolist() == [1, 2, 3, 4, 5, 8, 9, 10, 11, 12, 13]
+    assert curve.notes == ()
+
+
+def test_a_part_that_says_too_much_adds_no_step_twice(tmp_path: Path) -> None:
+    run = started(tmp_path)
+    run.train(5)
+    run.save()
+    first = run.fresh or run.past
+    run.fresh = list(first)  # as a writer would that forgot to forget
+    run.train(5)
+    run.save()
+    run.train(1)
+    run.save()
+    curve = read_curve(run.store)
+    assert curve.steps.step.tolist() == list(range(1, 12))
+    np.testing.assert_array_equal(curve.steps.loss[:5], [one.loss for one in of(tuple(first), StepRecord)])
+
+
 def test_a_folder_without_a_run_is_no_empty_curve(tmp_path: Path) -> None:
     with pytest.raises(NoCurve, match="holds no checkpoint and no curve"):
         read_curve(FileStore(tmp_path))
