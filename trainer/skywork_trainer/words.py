@@ -1,6 +1,7 @@
 """Numbers as a person reads them. Pure."""
 
 import math
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import pairwise
 
@@ -31,6 +32,18 @@ def signed(value: float | None, digits: int = 4) -> str:
 def share(value: float | None) -> str:
     """Return a part of one as a percentage."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.1%}"
+
+
+def shares(values: object) -> str:
+    """Return what part each of some numbers by name is of their sum, the largest first; empty for anything else."""
+    if not isinstance(values, Mapping):
+        return ""
+    known = {str(name): float(one) for name, one in values.items() if isinstance(one, int | float) and one > 0}
+    total = sum(known.values())
+    if not math.isfinite(total):
+        return ""
+    ordered = sorted(known.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{name} {share(one / total)}" for name, one in ordered)
 
 
 def duration(seconds: float | None) -> str:

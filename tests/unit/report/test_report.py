@@ -111,7 +111,7 @@ def test_the_same_curves_give_the_same_file(tmp_path: Path) -> None:
 
 def test_names_of_others_are_text_and_nothing_else(tmp_path: Path) -> None:
     curve = read_curve(trained(tmp_path).store)
-    evil = "<script>alert(1)</script>\"'&$x_1$"
+    evil = "\"><script>alert(1)</script>'&$x_1$"
     status = {"state": evil, "restarts": {"total": 1, "last": {"reason": evil, "message": evil}}}
     html = page([Reported(evil, curve, summarize(curve), status), Reported("b", curve, summarize(curve))], now=0)
     found = checked(html)

@@ -18,6 +18,8 @@ def run(**status: Any) -> dict[str, Any]:
         "tokensPerSecond": 951_000,
         "modelFlopsUtilization": "0.559",
         "goodput": "0.973",
+        "valLoss": "1.2932",
+        "time": {"train": 973, "validate": 17, "idle": 10, "lost": 0},
         "estimatedCompletion": "2025-11-25T15:30:00Z",
         "eta": "23h30m",
         "selector": "skywork.dev/run=skywork-13b",

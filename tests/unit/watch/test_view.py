@@ -43,6 +43,8 @@ def test_a_run_that_trains_is_told_whole() -> None:
     assert facts["throughput"] == "951 k tokens/s"
     assert (facts["MFU"], facts["goodput"]) == ("55.9%", "97.3%")
     assert facts["done in"].startswith("23 h 30 min (2025-11-25 ")
+    assert facts["validation loss"] == "1.2932"
+    assert facts["time"] == "train 97.3%, validate 1.7%, idle 1.0%"
     assert facts["nodes"] == "63 training, 63 ready, 64 asked for"
     assert facts["stragglers"] == "gpu-17 (1.31x)"
     assert facts["avoided nodes"] == "gpu-40"

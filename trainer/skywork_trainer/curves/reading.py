@@ -6,7 +6,7 @@ lies between its links was trained and taken back.
 
 import bisect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -32,7 +32,7 @@ from skywork_trainer.curve import (
 )
 from skywork_trainer.curves.ahead import read_ahead
 from skywork_trainer.curves.run import Curve, Fork, Steps, Told, columns, joined, spans
-from skywork_trainer.guards import is_abandoned
+from skywork_trainer.guards import Rollback, is_abandoned, is_skipped
 from skywork_trainer.storage import StorageError, Store, open_store
 
 _READERS = 32
@@ -61,6 +61,8 @@ class _Gathered:
     limit: int | None = None
     """Step that the next older part ends with."""
     from_history: list[tuple[int, int]] = field(default_factory=list)
+    rollbacks: list[Rollback] = field(default_factory=list)
+    """Of all folders: what they left out is missing from nowhere."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ def read_curve(store: Store, *, opened: Callable[[str], Store] = open_store) -> 
     NoCurve when nothing of a run is there, StorageError when the store fails. A folder that the run was forked from
     and that cannot be read is told of in the notes.
     """
-    tip, notes = _tip(store)
-    gathered = _Gathered(notes=notes)
+    rollbacks = read_rollbacks(store)
+    tip, notes = _tip(store, rollbacks)
+    gathered = _Gathered(notes=notes, rollbacks=list(rollbacks))
     with ThreadPoolExecutor(_READERS, thread_name_prefix="curves") as pool:
         origin = _walk(store, tip, gathered, pool, own=True)
         seen = {(store.uri, tip)}
@@ -90,21 +93,22 @@ def read_curve(store: Store, *, opened: Callable[[str], Store] = open_store) -> 
             seen.add((matched[1], matched[2]))
             gathered.forks.append(Fork(gathered.limit or 0, origin))
             try:
-                origin = _walk(opened(matched[1]), matched[2], gathered, pool, own=False)
+                other = opened(matched[1])
+                gathered.rollbacks.extend(read_rollbacks(other))
+                origin = _walk(other, matched[2], gathered, pool, own=False)
             except StorageError as error:
                 gathered.notes.append(
                     f"steps up to {gathered.limit or 0:,} are left out: they were trained by the run at {matched[1]}, "
                     f"which cannot be read: {error.reason}: {error.message}"
                 )
                 break
-    return _curve(store, tip, gathered)
+    return _curve(store, tip, gathered, rollbacks)
 
 
-def _tip(store: Store) -> tuple[str, list[str]]:
+def _tip(store: Store, rollbacks: Sequence[Rollback]) -> tuple[str, list[str]]:
     """Return the checkpoint that the run would go on from."""
     durable = committed(store)
     corrupt = {note.id for note in quarantined(store)} if durable else set()
-    rollbacks = read_rollbacks(store) if durable else ()
     counting = [i for i in durable if i not in corrupt and not is_abandoned(*parse_id(i), rollbacks)]
     if counting:
         return counting[-1], []
@@ -241,7 +245,7 @@ def _began_with(store: Store, tip: str) -> str:
         return ""
 
 
-def _curve(store: Store, tip: str, gathered: _Gathered) -> Curve:
+def _curve(store: Store, tip: str, gathered: _Gathered, rollbacks: tuple[Rollback, ...]) -> Curve:
     steps = joined(gathered.steps[::-1])
     (_, _), step = parse_id(tip)
     notes = list(gathered.notes)
@@ -254,7 +258,8 @@ def _curve(store: Store, tip: str, gathered: _Gathered) -> Curve:
             "no curve, or it was removed"
         )
         batch = batch or _batch_tokens(store, tip)
-    missing = int((np.diff(steps.step) - 1).sum()) if len(steps) else 0
+    absent = set(range(int(steps.step[0]), step + 1)) - set(steps.step.tolist()) if len(steps) else set()
+    missing = sum(not is_skipped(one - 1, gathered.rollbacks) for one in absent)
     if missing:
         notes.append(f"{missing:,} steps in between were recorded by nobody")
     validations: dict[tuple[int, str], ValidationRecord] = {}
@@ -272,7 +277,7 @@ def _curve(store: Store, tip: str, gathered: _Gathered) -> Curve:
         validations=tuple(validations.values()),
         mixtures=tuple(reversed(gathered.mixtures)),
         told=tuple(sorted(gathered.told, key=lambda one: one.record.time)),
-        rollbacks=read_rollbacks(store),
+        rollbacks=rollbacks,
         forks=tuple(reversed(gathered.forks)),
         notes=tuple(notes),
     )

@@ -8,7 +8,7 @@ from skywork_trainer.control import Spent
 from skywork_trainer.report import Reported
 from skywork_trainer.report.figures import Section, losses, training
 from skywork_trainer.report.times import STATES, times
-from skywork_trainer.words import count, duration, moment, number, share, signed
+from skywork_trainer.words import count, duration, moment, number, share, shares, signed
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -153,6 +153,8 @@ def _cluster(run: Reported) -> str:
         rows.append(["last failure", f"{last.get('reason')} at {last.get('time')}: {last.get('message')}"])
     if status.get("goodput"):
         rows.append(["goodput as the operator counts", share(_float(status["goodput"]))])
+    if spent := shares(status.get("time")):
+        rows.append(["time as the operator counts", spent])
     body = "".join(f'<tr><td class="text">{escape(a)}</td><td class="text">{escape(b)}</td></tr>' for a, b in rows)
     return f"<h2>{escape(run.label)} in the cluster</h2><div class=scroll><table>{body}</table></div>"
 

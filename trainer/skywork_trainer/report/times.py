@@ -81,7 +81,7 @@ def happenings(curve: Curve) -> dict[str, list[float]]:
         if record.after:
             found.setdefault(record.after, []).append(record.time)
     for rollback in curve.rollbacks:
-        found.setdefault("rollback", []).append(rollback.time)
+        found.setdefault("Rollback", []).append(rollback.time)
     for event in curve.events:
         found.setdefault(event.reason, []).append(event.time)
     ordered = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))

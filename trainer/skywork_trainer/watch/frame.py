@@ -10,7 +10,7 @@ from skywork_trainer.watch.view import View
 
 _COLORS = {"Training": "green", "Succeeded": "green", "Failed": "red", "Degraded": "yellow"}
 _TWO_COLUMNS = 90
-_LONG = frozenset(("last failure", "restarts", "stragglers", "avoided nodes"))
+_LONG = frozenset(("time", "last failure", "restarts", "stragglers", "avoided nodes"))
 
 
 def frame(view: View, width: int) -> RenderableType:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from skywork_trainer.watch.asking import Snapshot
-from skywork_trainer.words import count, duration, number, share, signed
+from skywork_trainer.words import count, duration, number, share, shares, signed
 
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_POINTS = 24
@@ -142,10 +142,14 @@ def _facts(
     for label, name in (("MFU", "modelFlopsUtilization"), ("goodput", "goodput")):
         if (value := _float(status.get(name))) is not None:
             yield label, share(value)
+    if spent := shares(status.get("time")):
+        yield "time", spent
     if eta := _eta(spec, status, pace, now):
         yield "done in", eta
     if (loss := _float(status.get("trainLoss"))) is not None:
         yield "train loss", number(loss)
+    if (average := _float(status.get("valLoss"))) is not None:
+        yield "validation loss", number(average)
     if (rate := _float(status.get("learningRate"))) is not None:
         yield "learning rate", f"{rate:.3g}"
     if (norm := _float(progress.get("grad_norm"))) is not None:
