@@ -155,7 +155,8 @@ class OperatorPage:
             "generation": 2 + min(self._pages // 8, 1),
             "startTime": timestamp(self._started),
             "time": dict.fromkeys(("train", "initialize", "restore", "checkpoint"), f"{10.0 + self._pages}")
-            | dict.fromkeys(("dataWait", "validate", "lost", "idle"), f"{1.0 + self._pages}"),
+            | dict.fromkeys(("dataWait", "validate", "lost", "idle"), f"{1.0 + self._pages}")
+            | {"heard": {"generation": 2}},
             "lastCheckpoint": {"step": 100, "uri": "s3://runs/demo/checkpoints/d", "time": now},
             "checkpointIntervalSeconds": 600,
             "conditions": [_condition("Accepted", now), _condition("Running", now)],
