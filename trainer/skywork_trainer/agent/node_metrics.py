@@ -3,6 +3,7 @@
 import contextlib
 import os
 import resource
+import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -37,7 +38,7 @@ class NodeMetrics:
         self._families = self._labelled({"namespace": "", "run": "", "stage": ""})
 
     def label(self, labels: Mapping[str, str]) -> None:
-        """Name the run, once it is known; the node's name comes from the environment, as the pod is given it."""
+        """Name the run, once it is known; the node's name comes from the environment, or is this machine's."""
         self._families = self._labelled(labels)
 
     def set(self, name: str, value: float) -> None:
@@ -64,7 +65,8 @@ class NodeMetrics:
 
     @staticmethod
     def _labelled(labels: Mapping[str, str]) -> Families:
-        return Families({**labels, "node": os.environ.get("NODE_NAME", "")}, gauges=GAUGES, counters=COUNTERS)
+        node = os.environ.get("NODE_NAME") or socket.gethostname()
+        return Families({**labels, "node": node}, gauges=GAUGES, counters=COUNTERS)
 
     def _look_at_memory(self) -> None:
         used, limit = memory_use_bytes()
