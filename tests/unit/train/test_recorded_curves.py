@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from skywork_trainer.checkpoint.history import audit
-from skywork_trainer.config import Checkpoints, RunConfig, Source, SpikeAction, StartFrom, Validation
+from skywork_trainer.config import Checkpoints, Progress, RunConfig, Source, SpikeAction, StartFrom, Validation
 from skywork_trainer.curves.accounting import account, worked
 from skywork_trainer.curves.reading import read_curve
 from skywork_trainer.curves.run import Curve
@@ -81,6 +81,8 @@ def test_a_fork_s_curve_begins_with_its_parent_s(tmp_path: Path) -> None:
     assert found.steps.loss.tolist() == losses(parent)[:4] + losses(fork)
     assert [f.step for f in found.forks] == [4]
     assert [v.step for v in found.validations] == [0, 3, 6, 8]
+    progress = Progress.model_validate_json((tmp_path / "fork/state-1/progress.json").read_bytes())
+    assert [point.step for point in progress.validation_curve] == [0, 3, 6, 8]
 
 
 def test_the_recorded_time_of_a_generation_is_its_wall_time_within_a_percent(tmp_path: Path) -> None:
