@@ -13,6 +13,7 @@ from skywork_trainer.checkpoint.notes import quarantined, reading
 from skywork_trainer.checkpoint.restore import Candidates
 from skywork_trainer.collectives import World
 from skywork_trainer.config import Checkpoints, RunConfig
+from skywork_trainer.curve import Part, curve_key, decode
 from skywork_trainer.storage import FileStore, StorageError
 
 from tests.unit.checkpoint.saving import OneArray, saver, snapshot
@@ -97,7 +98,7 @@ def save_three(store: Faulty, config: RunConfig, folder: Path) -> None:
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_at_any_write_of_a_save_leaves_a_committed_state_to_restore(tmp_path: Path, fault: str) -> None:
     writes = mutations_of_a_save(tmp_path / "count")
-    assert writes == 5, "the file, the history, the manifest; then the oldest checkpoint's manifest, file"
+    assert writes == 6, "file, history, curve, manifest; then the oldest checkpoint's manifest, file"
     for at in range(writes):
         folder = tmp_path / str(at)
         store = Faulty(folder / "store", fault, at)
@@ -116,6 +117,9 @@ def test_a_fault_at_any_write_of_a_save_leaves_a_committed_state_to_restore(tmp_
         if fault not in ("bit flip", "truncated"):
             result = audit(FileStore(store.root))
             assert (result.steps, result.samples_lost, result.samples_repeated) == (step, 0, 0)
+            for identity in committed(store):
+                part = next(decode(store.get(curve_key(identity))))
+                assert isinstance(part, Part) and part.id == identity, "what is committed has its curve"
 
 
 def test_a_file_that_came_out_short_is_not_committed(tmp_path: Path) -> None:
