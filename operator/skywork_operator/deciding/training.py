@@ -9,7 +9,17 @@ from skywork_operator.api.quantities import parse_duration_seconds
 from skywork_operator.api.status import NodeCounts
 from skywork_operator.deciding.draft import Draft
 from skywork_operator.deciding.hearing import hear
-from skywork_operator.policies import failures, membership, nodes, recovery, report, staleness, stragglers, strikes
+from skywork_operator.policies import (
+    failures,
+    membership,
+    nodes,
+    pace,
+    recovery,
+    report,
+    staleness,
+    stragglers,
+    strikes,
+)
 from skywork_operator.policies.conditions import find
 from skywork_operator.policies.membership import Generation
 from skywork_operator.render import object_name
@@ -99,7 +109,7 @@ def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatu
     if started and progress is not None and words is not None and words.generation == generation.number:
         _tell_first_step(draft, generation, progress.first_step_time)
         draft.update(first_step_time=timestamp(progress.first_step_time))
-        due = min(due, _look_for_stale_checkpoint(draft) or due)
+        due = min(due, _look_for_stale_checkpoint(draft, pace.mean_step_seconds(progress)) or due)
     _look_for_stragglers(draft, world, generation)
     better = _better_world(draft, world, generation) if started else None
     if better is not None:
@@ -129,9 +139,9 @@ def _look_for_recovery(draft: Draft, world: World) -> None:
     draft.update(recovery=after)
 
 
-def _look_for_stale_checkpoint(draft: Draft) -> float | None:
+def _look_for_stale_checkpoint(draft: Draft, step_seconds: float | None) -> float | None:
     """Say whether the newest checkpoint is too old; the seconds until it will be, None where nothing tells."""
-    interval = staleness.interval_seconds(draft.run.spec, draft.status.tokens_per_second)
+    interval = staleness.interval_seconds(draft.run.spec, step_seconds)
     at = staleness.stale_at(draft.status, interval) if interval is not None else None
     if interval is None or at is None:
         return None

@@ -23,11 +23,17 @@ class Estimate:
     """RFC 3339."""
 
 
-def seconds_per_step(progress: Progress, tokens_per_step: int) -> float | None:
+def mean_step_seconds(progress: Progress) -> float | None:
     """What a step of the generation takes, its stops for checkpoints and validations included; None while unknown."""
     steps, spent = progress.step - progress.first_step - 1, progress.time - progress.first_step_time
-    if progress.first_step_time > 0 and steps >= LEAST_STEPS and spent > 0:
-        return spent / steps
+    return spent / steps if progress.first_step_time > 0 and steps >= LEAST_STEPS and spent > 0 else None
+
+
+def seconds_per_step(progress: Progress, tokens_per_step: int) -> float | None:
+    """The mean, or what the newest step took while there is none; None while neither is known."""
+    mean = mean_step_seconds(progress)
+    if mean is not None:
+        return mean
     if progress.tokens_per_second is not None and progress.tokens_per_second > 0:
         return tokens_per_step / progress.tokens_per_second
     return None

@@ -21,18 +21,21 @@ def asked_seconds(spec: SkyworkRunSpec) -> int | None:
     return int(parse_duration_seconds(given.every)) if given.every is not None else DEFAULT_SECONDS
 
 
-def interval_seconds(spec: SkyworkRunSpec, tokens_per_second: float) -> float | None:
-    """Time between two checkpoints, reckoned from the speed where steps or tokens are asked for; None while unknown."""
+def interval_seconds(spec: SkyworkRunSpec, step_seconds: float | None) -> float | None:
+    """Time between two checkpoints, given what a step takes on average where steps or tokens are asked for.
+
+    None while that is not known: a single step may be many times faster than the mean.
+    """
     given = spec.checkpoints
     if given.every == "Auto":
         return LONGEST_AUTO_SECONDS
     if given.every_steps is None and given.every_tokens is None:
         return asked_seconds(spec)
-    if tokens_per_second <= 0:
+    if step_seconds is None:
         return None
-    per_step = parse_quantity(spec.batch.global_tokens)
-    tokens = parse_quantity(given.every_tokens) if given.every_tokens else (given.every_steps or 1) * per_step
-    return max(tokens, per_step) / tokens_per_second
+    if given.every_tokens is None:
+        return (given.every_steps or 1) * step_seconds
+    return max(parse_quantity(given.every_tokens) / parse_quantity(spec.batch.global_tokens), 1.0) * step_seconds
 
 
 def stale_at(status: SkyworkRunStatus, interval: float) -> float | None:
@@ -49,9 +52,13 @@ def stale_at(status: SkyworkRunStatus, interval: float) -> float | None:
 def sentence(status: SkyworkRunStatus, interval: float, now: float) -> str:
     """How old the checkpoint is, and what to do."""
     saved = status.last_checkpoint
-    age = f"is {for_people(now - seconds(saved.time))} old" if saved is not None else "does not exist yet"
+    age = f"is {_span(now - seconds(saved.time))} old" if saved is not None else "does not exist yet"
     return (
-        f"the newest checkpoint {age}, and one is due every {for_people(interval)}: a crash now costs all that was "
+        f"the newest checkpoint {age}, and one is due every {_span(interval)}: a crash now costs all that was "
         "trained since. Look at skywork_checkpoint_failures_total and skywork_checkpoint_duration_seconds, and at the "
         "log of rank 0; checkpoints.every below what a save takes skips saves"
     )
+
+
+def _span(spent: float) -> str:
+    return for_people(spent) if spent >= 60 else f"{spent:.0f}s"

@@ -232,7 +232,7 @@ def checkpointing(age: float, **checkpoints: Any) -> Plan:
     saved = {"checkpoint": "c", "checkpoint_step": 5, "checkpoint_uri": "s3://runs/demo/c"}
     given = {"checkpoints": {"uri": "s3://runs/demo"} | checkpoints}
     status = training().model_copy(update={"generation_start_time": ago(9000)})
-    return seen(status=status, spec=given, checkpoint_time=NOW - age, first_step_time=NOW - 8000, time=NOW, **saved)
+    return seen(status=status, spec=given, checkpoint_time=NOW - age, first_step_time=NOW - 8000, step=7802, **saved)
 
 
 @pytest.mark.parametrize(
@@ -244,10 +244,10 @@ def checkpointing(age: float, **checkpoints: Any) -> Plan:
         pytest.param({"every": "1m"}, 122, "True", id="a minute, old"),
         pytest.param({"every": "Auto"}, 7100, None, id="the trainer's choice, an hour at most"),
         pytest.param({"every": "Auto"}, 7300, "True", id="older than it would choose"),
-        # 1024 tokens a step at 1000 tokens/s.
-        pytest.param({"everySteps": 100}, 200, None, id="100 steps take 102 s"),
+        # 7801 steps of 1024 tokens behind the first in 8000 s.
+        pytest.param({"everySteps": 100}, 200, None, id="100 steps take 102.6 s"),
         pytest.param({"everySteps": 100}, 210, "True", id="they do not take so long"),
-        pytest.param({"everyTokens": "50k"}, 99, None, id="50,000 tokens take 50 s"),
+        pytest.param({"everyTokens": "50k"}, 99, None, id="50,000 tokens take 50.1 s"),
         pytest.param({"everyTokens": "50k"}, 102, "True", id="they do not take that long"),
     ],
 )
@@ -289,10 +289,16 @@ def test_the_pass_that_would_notice_a_stale_checkpoint_comes_when_it_is_due() ->
     assert checkpointing(10).requeue_after_seconds == 5.0
 
 
-def test_steps_say_nothing_of_time_while_there_is_no_speed() -> None:
-    saved = {"checkpoint": "c", "checkpoint_time": NOW - 9000}
-    given = {"checkpoints": {"uri": "s3://runs/demo", "everySteps": 10}}
-    decided = seen(spec=given, first_step_time=NOW - 8000, tokens_per_second=None, **saved)
+def test_a_single_fast_step_does_not_make_a_checkpoint_stale() -> None:
+    """Steps of 10 s on average, the newest 100 times faster: 20 of them take 200 s, and the first was 300 s ago."""
+    given = {"checkpoints": {"uri": "s3://runs/demo", "everySteps": 20}}
+    decided = seen(spec=given, step=31, first_step_time=NOW - 300, tokens_per_second=10240.0)
+    assert find(decided.status.conditions, "CheckpointStale") is None
+
+
+def test_steps_say_nothing_of_time_before_there_is_a_mean() -> None:
+    given = {"checkpoints": {"uri": "s3://runs/demo", "everySteps": 1}}
+    decided = seen(spec=given, step=1, first_step_time=NOW - 8000)
     assert find(decided.status.conditions, "CheckpointStale") is None
 
 
