@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Word(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    # A loss that is not a number must be told, and not make all of the words unreadable as a null would.
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
 
 
 class Role(StrEnum):
