@@ -5,6 +5,7 @@ import math
 
 import pytest
 from skywork_operator.parsing import parse_words
+from skywork_trainer.checkpoint.manifest import Counters
 from skywork_trainer.config import AgentPhase, AgentStatus, CurvePoint, DomainLoss, Progress
 
 
@@ -19,5 +20,12 @@ def test_a_loss_that_is_no_number_reaches_the_operator_with_all_else(loss: float
         heard = parse_words(AgentStatus, text)
         assert heard is not None and heard.progress is not None
         (found,) = heard.progress.validation
-        assert found.loss == loss or math.isnan(loss) and math.isnan(found.loss)
+        assert found.loss == loss or (math.isnan(loss) and math.isnan(found.loss))
         assert heard.progress.step == 7
+
+
+def test_a_checkpoint_whose_last_validation_was_no_number_can_be_read_again() -> None:
+    domain = DomainLoss(domain="web", loss=math.nan, tokens=3, step=7)
+    counters = Counters(train_loss=math.nan, validation=(domain,), totals={"a/b": 1.5})
+    found = Counters.model_validate(json.loads(counters.model_dump_json()))
+    assert math.isnan(found.validation[0].loss) and found.totals == counters.totals
