@@ -1,7 +1,10 @@
 """The operator through a proxy that fails its requests: whatever breaks, a run ends up as if nothing had."""
 
+import re
+import time
 from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,12 @@ import pytest
 from dev.demo.kube import Kube
 from dev.simulation import Simulation
 from tests.control_plane.proxy import Cut, Fault, Proxy, Seen, proxy
-from tests.control_plane.running import Operator
-from tests.control_plane.simulated import passes, remove, run_manifest, trains
+from tests.control_plane.running import SYSTEM, Operator
+from tests.control_plane.simulated import member, passes, remove, run_manifest, trains
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("untainted")
+LEASE = "skywork-operator-leader"
 
 
 @pytest.fixture
@@ -87,7 +91,7 @@ def _settled(kube: Kube, namespace: str, operator: Operator) -> bool:
 
 
 @pytest.mark.parametrize("fault", [409, 429, 500, Cut.BEFORE, Cut.AFTER], ids=str)
-def test_every_write_that_fails_once_is_made_good(
+def test_every_request_that_fails_once_is_made_good(
     kube: Kube,
     namespace: str,
     simulation: Simulation,
@@ -100,8 +104,9 @@ def test_every_write_that_fails_once_is_made_good(
     failed: set[tuple[str, str]] = set()
 
     def once(seen: Seen) -> Fault:
-        call = (seen.method, seen.path)
-        if not seen.writes or call in failed or seen.path.endswith("/events"):
+        # Lists of one path with other selectors are other requests. Only a write can meet a conflict.
+        call = (seen.method, seen.path if seen.watching else f"{seen.path}?{seen.query}")
+        if call in failed or seen.path.endswith("/events") or (fault == 409 and not seen.writes):
             return None
         failed.add(call)
         return fault
@@ -110,7 +115,31 @@ def test_every_write_that_fails_once_is_made_good(
     started.append(Operator(between.kubeconfig, tmp_path / "operator.log"))
     kube.apply(run_manifest(namespace))
     assert_as_undisturbed(kube, namespace)
-    assert len(failed) >= 6, failed
+    writes = [call for call in failed if call[0] != "GET"]
+    assert len(writes) >= 6, failed
+    assert fault == 409 or len(failed) - len(writes) >= 6, failed
+    remove(kube, namespace)
+
+
+def test_a_request_that_is_never_answered_is_given_up_and_made_again(
+    kube: Kube, namespace: str, simulation: Simulation, between: Proxy, started: list[Operator], tmp_path: Path
+) -> None:
+    assert simulation
+    unanswered: set[str] = set()
+
+    def once(seen: Seen) -> Fault:
+        kind = "status" if seen.path.endswith("/status") else "pod" if "/pods/" in seen.path else ""
+        if not seen.writes or not kind or kind in unanswered:
+            return None
+        unanswered.add(kind)
+        return Cut.NEVER
+
+    between.fault = once
+    started.append(Operator(between.kubeconfig, tmp_path / "operator.log"))
+    kube.apply(run_manifest(namespace))
+    trains(kube, namespace, within_seconds=240)
+    assert_as_undisturbed(kube, namespace)
+    assert unanswered == {"status", "pod"}
     remove(kube, namespace)
 
 
@@ -146,9 +175,74 @@ def test_what_happens_while_all_watches_are_broken_is_noticed_when_they_are_back
     remove(kube, namespace)
 
 
+def test_watches_that_stay_open_and_say_nothing_stop_neither_recovery_nor_new_runs(
+    kube: Kube, namespace: str, simulation: Simulation, between: Proxy, started: list[Operator], tmp_path: Path
+) -> None:
+    operator = Operator(between.kubeconfig, tmp_path / "operator.log")
+    started.append(operator)
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    between.freeze_watches()
+    simulation.fail(member(simulation, namespace, 1), "Killed", "worker rank 1 was killed by SIGKILL")
+    after = trains(kube, namespace, after=before["generation"])
+    assert after["restarts"]["total"] == 1
+    later = f"{namespace}-later"
+    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": later}})
+    kube.apply(run_manifest(later))
+    # A stream that is silent for 70 s is given up, and the next one begins where it stood.
+    trains(kube, later, within_seconds=240)
+    assert operator.page(operator.health, "/healthz")
+    for name in (namespace, later):
+        remove(kube, name)
+
+
+def test_an_operator_whose_watches_bring_nothing_back_says_that_it_is_ill_and_works_on(
+    kube: Kube, namespace: str, simulation: Simulation, between: Proxy, started: list[Operator], tmp_path: Path
+) -> None:
+    operator = Operator(between.kubeconfig, tmp_path / "operator.log")
+    started.append(operator)
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    assert until(lambda: operator.page(operator.health, "/healthz"), 30)
+    between.mute = True
+    until(lambda: not operator.page(operator.health, "/healthz"), 240, 1.0)
+    assert operator.process.poll() is None
+    simulation.fail(member(simulation, namespace, 1), "Killed", "worker rank 1 was killed by SIGKILL")
+    assert trains(kube, namespace, after=before["generation"])["restarts"]["total"] == 1
+    between.mute = False
+    until(lambda: operator.page(operator.health, "/healthz"), 240, 1.0)
+    remove(kube, namespace)
+
+
+def test_an_operator_that_cannot_renew_its_lease_has_stopped_writing_when_that_runs_out(
+    kube: Kube, namespace: str, simulation: Simulation, between: Proxy, started: list[Operator], tmp_path: Path
+) -> None:
+    assert simulation
+    operator = Operator(between.kubeconfig, tmp_path / "operator.log", "--leader-election")
+    started.append(operator)
+    kube.apply(run_manifest(namespace))
+    trains(kube, namespace)
+    began = time.time()
+    between.fault = lambda seen: 503 if seen.path.endswith(LEASE) else None
+
+    def works_until_it_ends() -> bool:
+        kube.run("annotate", "skyworkrun", "demo", "-n", namespace, f"test/look={time.time()}", "--overwrite")
+        return operator.process.poll() is not None
+
+    until(works_until_it_ends, 120)
+    assert operator.process.wait() == 1, "it ends, and whoever restarts it makes it a follower"
+    lease = kube.get("lease", LEASE, "-n", SYSTEM)["spec"]
+    ends = datetime.fromisoformat(lease["renewTime"]).timestamp() + lease["leaseDurationSeconds"]
+    writes = [seen.at for seen in between.passed if seen.writes and seen.at > began]
+    assert writes, "it writes as long as it is sure to lead"
+    assert max(writes) < ends
+    remove(kube, namespace)
+
+
 def test_looking_again_and_again_at_a_run_of_which_nothing_changes_writes_nothing(
     kube: Kube, namespace: str, simulation: Simulation, between: Proxy, started: list[Operator], tmp_path: Path
 ) -> None:
+    count_on_the_server(kube)
     simulation.steps_per_second = 0.0
     try:
         operator = Operator(between.kubeconfig, tmp_path / "operator.log")
@@ -157,14 +251,50 @@ def test_looking_again_and_again_at_a_run_of_which_nothing_changes_writes_nothin
         trains(kube, namespace)
         quiet = passes(operator)
         until(lambda: passes(operator) >= quiet + 2, 60)
-        written, seen = _writes(between), passes(operator)
+        written, counted, seen = _writes(between), writes_on_the_server(kube), passes(operator)
+        assert counted > 0, "what it wrote when it began is counted there"
         for number in range(15):
             kube.run("annotate", "skyworkrun", "demo", "-n", namespace, f"test/look={number}", "--overwrite")
         until(lambda: passes(operator) >= seen + 10, 60)
         assert _writes(between) == written
+        assert writes_on_the_server(kube) == counted
     finally:
         simulation.steps_per_second = 10.0
     remove(kube, namespace)
+
+
+def count_on_the_server(kube: Kube) -> None:
+    """Have the API server count what the operator writes, and apart from that its signs of life."""
+    subject = {"kind": "ServiceAccount", "serviceAccount": {"name": "skywork", "namespace": SYSTEM}}
+    writing = ["create", "update", "patch", "delete", "deletecollection"]
+    for name, precedence, groups, resources in (
+        ("operator-leases", 2, ["coordination.k8s.io"], ["leases"]),
+        ("operator-writes", 3, ["*"], ["*"]),
+    ):
+        rule = {
+            "apiGroups": groups,
+            "resources": resources,
+            "verbs": writing,
+            "namespaces": ["*"],
+            "clusterScope": True,
+        }
+        kube.apply(
+            {
+                "apiVersion": "flowcontrol.apiserver.k8s.io/v1",
+                "kind": "FlowSchema",
+                "metadata": {"name": name},
+                "spec": {
+                    "matchingPrecedence": precedence,
+                    "priorityLevelConfiguration": {"name": "exempt"},
+                    "rules": [{"subjects": [subject], "resourceRules": [rule]}],
+                },
+            }
+        )
+
+
+def writes_on_the_server(kube: Kube) -> float:
+    pattern = r'apiserver_flowcontrol_dispatched_requests_total\{flow_schema="operator-writes"[^}]*\} (\S+)'
+    return sum(float(value) for value in re.findall(pattern, kube.run("get", "--raw", "/metrics")))
 
 
 def _writes(between: Proxy) -> list[str]:
