@@ -3,12 +3,14 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from kubernetes import client
 
 from dev.demo.kube import Kube
 from dev.simulation import Simulation
+from tests.control_plane.proxy import Fault, Proxy, Seen, proxy
 from tests.control_plane.running import Operator
 from tests.control_plane.simulated import remove, run_manifest, trains
 from tests.waiting import until
@@ -42,27 +44,39 @@ def crowd(kube: Kube, namespace: str, simulation: Simulation) -> Iterator[Callab
 
 
 def test_five_thousand_foreign_pods_cost_an_operator_neither_time_nor_memory(
-    kube: Kube, namespace: str, start: Callable[[], Operator], crowd: Callable[[], None]
+    kube: Kube, account: Path, namespace: str, crowd: Callable[[], None], tmp_path: Path
 ) -> None:
     kube.apply(run_manifest(namespace))
-    alone_seconds, alone_mib = _started(kube, namespace, start)
-    crowd()
-    seconds, mib = _started(kube, namespace, start)
+    asked: list[Seen] = []
+
+    def remembered(seen: Seen) -> Fault:
+        asked.append(seen)
+        return None
+
+    with proxy(account, tmp_path) as between:
+        between.fault = remembered
+        alone_seconds, alone_mib = _started(kube, namespace, between, tmp_path)
+        crowd()
+        seconds, mib = _started(kube, namespace, between, tmp_path)
     print(f"alone {alone_seconds:.1f} s, {alone_mib:.0f} MiB; among {FOREIGN_PODS} pods {seconds:.1f} s, {mib:.0f} MiB")
     # Imports are most of a start, and take what the machine gives; 5,000 pods read once would take more than these.
     assert seconds < 2 * alone_seconds + 5
     assert mib < alone_mib + 10
+    lists = [seen for seen in asked if seen.method == "GET" and seen.path.endswith(("/pods", "/jobs"))]
+    assert {seen.watching for seen in lists} == {True, False}
+    assert [seen for seen in lists if "labelSelector=" not in seen.query] == []
     remove(kube, namespace)
 
 
-def _started(kube: Kube, namespace: str, start: Callable[[], Operator]) -> tuple[float, float]:
+def _started(kube: Kube, namespace: str, between: Proxy, folder: Path) -> tuple[float, float]:
     """Seconds until a fresh operator has looked at the run, and what it holds when that trains."""
     began = time.monotonic()
-    operator = start()
-    label = f'namespace="{namespace}",run="demo"'
-    until(lambda: label in operator.page(operator.metrics, "/metrics"), 120, 0.1)
-    seconds = time.monotonic() - began
-    trains(kube, namespace)
-    mib = operator.resident_mib()
-    operator.kill()
-    return seconds, mib
+    operator = Operator(between.kubeconfig, folder / "operator.log")
+    try:
+        label = f'namespace="{namespace}",run="demo"'
+        until(lambda: label in operator.page(operator.metrics, "/metrics"), 120, 0.1)
+        seconds = time.monotonic() - began
+        trains(kube, namespace)
+        return seconds, operator.resident_mib()
+    finally:
+        operator.kill()

@@ -1,7 +1,6 @@
 """The operator on a real API server whose nodes and agents are simulated: what no real machine does on demand."""
 
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -268,26 +267,6 @@ def test_two_operators_with_elections_do_everything_once_and_the_second_takes_ov
     assert second.process.wait(30) == 0
     lease = kube.get("lease", "skywork-operator-leader", "-n", "skywork-system")
     assert lease["spec"].get("holderIdentity", "") == "", "an operator that ends lets go of the lead"
-    remove(kube, namespace)
-
-
-def test_an_operator_that_is_frozen_longer_than_its_lease_writes_nothing_when_it_wakes(
-    kube: Kube, namespace: str, start_elected: Callable[[], Operator], simulation: Simulation
-) -> None:
-    first = start_elected()
-    until(lambda: "leads now" in first.log.read_text(), 60)
-    kube.apply(run_manifest(namespace))
-    before = trains(kube, namespace)
-    first.process.send_signal(signal.SIGSTOP)
-    second = start_elected()
-    until(lambda: second.log.read_text().count("leads now") == 2, 60)
-    simulation.fail(member(simulation, namespace, 1), "Killed", "worker rank 1 was killed by SIGKILL")
-    after = trains(kube, namespace, after=before["generation"])
-    first.process.send_signal(signal.SIGCONT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        second.process.wait(0.1)
-    assert first.process.wait(60) == 1, "it ends, and whoever restarts it makes it a follower"
-    assert trains(kube, namespace)["generation"] == after["generation"]
     remove(kube, namespace)
 
 
