@@ -30,7 +30,7 @@ from skywork_trainer.config import (
 
 STEPS_PER_SECOND = 10.0
 ENDING_SECONDS = 1.0
-"""From the deletion of a pod to the end of its containers."""
+"""From the deletion of a pod to the end of its containers, unless a test says otherwise."""
 
 
 @dataclass
@@ -90,6 +90,9 @@ class Simulation:
         """By UID."""
         self.dead: set[str] = set()
         """Nodes whose kubelets and agents are silent."""
+        self.cut_off: set[str] = set()
+        """Namespaces whose pods are well, but whose agents nobody can reach."""
+        self.ending_seconds = ENDING_SECONDS
         self._kubelets, self.steps_per_second = kubelets, steps_per_second
         self._by_address: dict[str, SimulatedPod] = {}
         self._numbers = 0
@@ -182,7 +185,7 @@ class Simulation:
         if self._kubelets and "deletionTimestamp" in metadata:
             if not pod.ending:
                 pod.ending = True
-                threading.Timer(ENDING_SECONDS, self._end, (pod, 75)).start()
+                threading.Timer(self.ending_seconds, self._end, (pod, 75)).start()
             return
         text = (metadata.get("annotations") or {}).get(MEMBERSHIP_ANNOTATION)
         word = Membership.model_validate_json(text) if text else None
@@ -233,7 +236,7 @@ class Simulation:
 
     def _answer(self, address: str) -> str | None:
         pod = self._by_address.get(address)
-        if pod is None or pod.node in self.dead:
+        if pod is None or pod.node in self.dead or pod.namespace in self.cut_off:
             return None
         return pod.status(time.time(), self.steps_per_second).model_dump_json()
 

@@ -1,20 +1,18 @@
 """A private control plane on loopback: real etcd, API server, controller manager and scheduler, no nodes."""
 
 import itertools
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dev.cluster.build import ensure_built
 from dev.cluster.control_plane import ControlPlane, control_plane
 from dev.demo.install import ROOT
 from dev.demo.kube import Kube
 from dev.simulation import Simulation
-from tests.control_plane.running import CHART, SYSTEM, Operator
+from tests.control_plane.running import SYSTEM, Operator, chart_account
 from tests.waiting import until
 
 _numbers = itertools.count(1)
@@ -52,19 +50,7 @@ def namespace(kube: Kube) -> str:
 @pytest.fixture(scope="session")
 def account(kube: Kube, plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A kubeconfig with nothing but a token of the ServiceAccount that the chart makes."""
-    kube.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM}})
-    rendered = kube.run_helm(
-        "template", "skywork", str(CHART), "-n", SYSTEM, "--kube-version", "1.36.3", "--set", "crds.enabled=false",
-        "--set", "leaderElection=true",
-    )  # fmt: skip
-    kinds = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
-    kube.apply(*[m for m in yaml.safe_load_all(rendered) if m and m["kind"] in kinds])
-    token = kube.run("create", "token", "skywork", "-n", SYSTEM).strip()
-    config = json.loads(plane.kubeconfig.read_text())
-    config["users"] = [{"name": "admin", "user": {"token": token}}]
-    path = tmp_path_factory.mktemp("account") / "kubeconfig"
-    path.write_text(json.dumps(config))
-    return path
+    return chart_account(kube, plane, SYSTEM, tmp_path_factory.mktemp("account"), "leaderElection=true")
 
 
 @pytest.fixture

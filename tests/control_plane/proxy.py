@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ class Cut(Enum):
 
     BEFORE = "before the API server heard of it"
     AFTER = "after the API server did as it was told"
+    NEVER = "never, until whoever asks gives up"
 
 
 Fault = int | Cut | None
@@ -37,6 +39,9 @@ class Seen:
     path: str
     """Without its query."""
     watching: bool
+    query: str = ""
+    at: float = field(default_factory=time.time)
+    """When it was asked."""
 
     @property
     def writes(self) -> bool:
@@ -53,13 +58,20 @@ class Proxy:
     after: Callable[[Seen], None] = lambda seen: None
     passed: list[Seen] = field(default_factory=list)
     """Requests that the API server has answered."""
+    mute: bool = False
+    """Whether no watch brings anything any more, those that are begun anew not either."""
     _streams: set[Any] = field(default_factory=set)
+    _frozen: set[Any] = field(default_factory=set)
 
     def break_watches(self) -> None:
         """Close every watch, as a load balancer does that is replaced."""
         for stream in list(self._streams):
             with suppress(OSError):
                 stream.shutdown(socket.SHUT_RDWR)
+
+    def freeze_watches(self) -> None:
+        """Have every watch that is open stay open and say nothing more, as one does whose peer has gone silently."""
+        self._frozen |= self._streams
 
 
 @contextmanager
@@ -78,9 +90,13 @@ def proxy(kubeconfig: Path, folder: Path) -> Iterator[Proxy]:
         def handle_one(self) -> None:
             size = int(self.headers.get("Content-Length") or 0)
             body = self.rfile.read(size) if size else None
-            seen = Seen(self.command, urlsplit(self.path).path, "watch=" in self.path)
+            url = urlsplit(self.path)
+            seen = Seen(self.command, url.path, "watch=" in url.query, url.query)
             fault = made.fault(seen)
-            if fault is Cut.BEFORE:
+            if fault is Cut.NEVER:
+                self.rfile.read(1)
+                self.close_connection = True
+            elif fault is Cut.BEFORE:
                 self._hang_up()
             elif isinstance(fault, int):
                 self._refuse(fault, in_stream=seen.watching and fault == 410)
@@ -139,6 +155,8 @@ def proxy(kubeconfig: Path, folder: Path) -> Iterator[Proxy]:
             self.end_headers()
             try:
                 while piece := said.read1(65536):
+                    if made.mute or self.connection in made._frozen:
+                        continue
                     self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
                 self.wfile.write(b"0\r\n\r\n")
             except (OSError, ValueError, http.client.HTTPException):

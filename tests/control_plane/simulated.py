@@ -17,7 +17,9 @@ def run_manifest(namespace: str, **changes: Any) -> dict[str, Any]:
     return manifest(namespace, changed("trainer.nodes", NODES) | changes)
 
 
-def trains(kube: Kube, namespace: str, *, nodes: int = 3, after: int = 0) -> dict[str, Any]:
+def trains(
+    kube: Kube, namespace: str, *, nodes: int = 3, after: int = 0, within_seconds: float = 120
+) -> dict[str, Any]:
     """The status once a generation after `after` trains on so many nodes."""
 
     def found() -> dict[str, Any] | None:
@@ -27,7 +29,7 @@ def trains(kube: Kube, namespace: str, *, nodes: int = 3, after: int = 0) -> dic
         return said if here and said["generation"] > after else None
 
     try:
-        seen: dict[str, Any] = until(found, 60)
+        seen: dict[str, Any] = until(found, within_seconds)
     except AssertionError:
         print(json.dumps(status(kube, namespace), indent=1))
         print(kube.run("get", "pods", "-n", namespace, "-o", "wide"))

@@ -1,7 +1,6 @@
 """The operator on a real API server whose nodes and agents are simulated: what no real machine does on demand."""
 
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import pytest
 
 from dev.demo.kube import Kube
-from dev.simulation import Simulation
+from dev.simulation import ENDING_SECONDS, Simulation
 from tests.control_plane.running import Operator, status
 from tests.control_plane.simulated import member, passes, reason, remove, run_manifest, trains
 from tests.control_plane.test_crd import changed, manifest
@@ -99,12 +98,17 @@ def test_deleting_pods_again_and_again_never_delays_their_replacement(
     start()
     kube.apply(run_manifest(namespace, failurePolicy={"restartsWithoutProgress": 0}))
     before = trains(kube, namespace)
-    for _ in range(4):
-        victim = member(simulation, namespace, 1)
-        kube.run("delete", "pod", "-n", namespace, victim.name, "--wait=false")
-        # A Job that counts the ends waits 10, 20, 40, 80 s: the fourth would not come within this time.
-        until(lambda gone=victim.uid: gone not in simulation.pods and len(simulation.of(namespace)) == 3, 30)  # type: ignore[misc]
-        before = trains(kube, namespace, after=before["generation"])
+    # A worker that saves takes its time: even an operator on a busy machine hears of the deletion before the end.
+    simulation.ending_seconds = 5.0
+    try:
+        for _ in range(4):
+            victim = member(simulation, namespace, 1)
+            kube.run("delete", "pod", "-n", namespace, victim.name, "--wait=false")
+            # A Job that counts the ends waits 10, 20, 40, 80 s: the fourth would not come within this time.
+            until(lambda gone=victim.uid: gone not in simulation.pods and len(simulation.of(namespace)) == 3, 70)  # type: ignore[misc]
+            before = trains(kube, namespace, after=before["generation"])
+    finally:
+        simulation.ending_seconds = ENDING_SECONDS
     assert before["restarts"]["withoutProgress"] == 0
     assert kube.get("job", "-n", namespace, "demo-general")["status"].get("failed", 0) == 0
     remove(kube, namespace)
@@ -168,8 +172,10 @@ def test_a_finished_time_to_live_deletes_the_run_and_a_deadline_ends_it(
 ) -> None:
     assert simulation
     start()
-    kube.apply(run_manifest(namespace, activeDeadline="8s", ttlAfterFinished="4s"))
+    kube.apply(run_manifest(namespace, activeDeadline="1h", ttlAfterFinished="4s"))
     trains(kube, namespace)
+    # Only now: how long it takes until it trains is the machine's to say.
+    kube.run("patch", "skyworkrun", "demo", "-n", namespace, "--type=merge", "-p", '{"spec":{"activeDeadline":"1s"}}')
     until(lambda: reason(kube, namespace, "Failed") == "DeadlineExceeded", 60)
     until(lambda: simulation.of(namespace) == [], 60)
     until(lambda: not kube.items("skyworkruns", "-n", namespace), 60)
@@ -226,6 +232,20 @@ def test_why_a_run_does_not_run_is_in_its_condition(
     remove(kube, namespace)
 
 
+def test_agents_that_a_network_policy_hides_from_the_operator_are_told_of_until_they_can_be_reached(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    simulation.cut_off.add(namespace)
+    start()
+    kube.apply(run_manifest(namespace))
+    until(lambda: reason(kube, namespace) == "AgentUnreachable", 120)
+    message = next(c["message"] for c in status(kube, namespace)["conditions"] if c["type"] == "Running")
+    assert "0 of 3 nodes are ready" in message and "NetworkPolicies" in message, message
+    simulation.cut_off.clear()
+    assert trains(kube, namespace)["restarts"].get("total", 0) == 0
+    remove(kube, namespace)
+
+
 def test_two_operators_with_elections_do_everything_once_and_the_second_takes_over(
     kube: Kube, namespace: str, start_elected: Callable[[], Operator], simulation: Simulation
 ) -> None:
@@ -247,26 +267,6 @@ def test_two_operators_with_elections_do_everything_once_and_the_second_takes_ov
     assert second.process.wait(30) == 0
     lease = kube.get("lease", "skywork-operator-leader", "-n", "skywork-system")
     assert lease["spec"].get("holderIdentity", "") == "", "an operator that ends lets go of the lead"
-    remove(kube, namespace)
-
-
-def test_an_operator_that_is_frozen_longer_than_its_lease_writes_nothing_when_it_wakes(
-    kube: Kube, namespace: str, start_elected: Callable[[], Operator], simulation: Simulation
-) -> None:
-    first = start_elected()
-    until(lambda: "leads now" in first.log.read_text(), 60)
-    kube.apply(run_manifest(namespace))
-    before = trains(kube, namespace)
-    first.process.send_signal(signal.SIGSTOP)
-    second = start_elected()
-    until(lambda: second.log.read_text().count("leads now") == 2, 60)
-    simulation.fail(member(simulation, namespace, 1), "Killed", "worker rank 1 was killed by SIGKILL")
-    after = trains(kube, namespace, after=before["generation"])
-    first.process.send_signal(signal.SIGCONT)
-    with pytest.raises(subprocess.TimeoutExpired):
-        second.process.wait(0.1)
-    assert first.process.wait(60) == 1, "it ends, and whoever restarts it makes it a follower"
-    assert trains(kube, namespace)["generation"] == after["generation"]
     remove(kube, namespace)
 
 
