@@ -5,12 +5,12 @@ import random
 import numpy as np
 import pytest
 from skywork_trainer import cli
-from skywork_trainer.checkpoint.manifest import manifest_key
+from skywork_trainer.curve import StepRecord
 from skywork_trainer.curves.reading import read_curve
 from skywork_trainer.storage import S3Store, StorageError
 
 from tests.s3.proxy import Fault, Proxy, Request
-from tests.unit.curves.writing import Run
+from tests.unit.curves.writing import Run, of
 
 
 def is_part(request: Request) -> bool:
@@ -31,13 +31,16 @@ def trained(store: S3Store, saves: int) -> Run:
 
 def test_a_long_chain_is_read_through_requests_that_fail(store: S3Store, proxy: Proxy) -> None:
     run = trained(store, 60)
-    proxy.plan(*[Fault.SLOW_DOWN, Fault.RESET, Fault.TRUNCATED, Fault.STALLED] * 4, spoils=is_part)
+    # Behind the first few, when many are asked for at once; no object can meet more of them than it has attempts.
+    faults = [Fault.SLOW_DOWN, Fault.RESET, Fault.TRUNCATED, Fault.STALLED, Fault.RESET_IN_BODY]
+    proxy.plan(*[Fault.NONE] * 10, *faults, spoils=is_part)
     curve = read_curve(store)
     assert curve.steps.step.tolist() == list(range(1, 181))
     assert curve.notes == ()
-    # A store of the right kind can be asked again: one read at a time gives the same.
-    np.testing.assert_array_equal(read_curve(store).steps.loss, curve.steps.loss)
-    assert run.counts() is not None
+    counts = run.counts()
+    assert counts is not None
+    losses = [record.loss for record in of(counts.records, StepRecord)]
+    np.testing.assert_array_equal(curve.steps.loss, losses)
 
 
 def test_every_part_is_asked_for_once(store: S3Store, proxy: Proxy) -> None:
@@ -69,4 +72,3 @@ def test_an_object_that_stays_unreadable_ends_the_reading(store: S3Store, proxy:
     proxy.plan(*[Fault.SLOW_DOWN] * 50, spoils=is_part)
     with pytest.raises(StorageError):
         read_curve(store)
-    assert store.exists(manifest_key("x")) is False
