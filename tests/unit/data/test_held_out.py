@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from skywork_trainer.config import RunConfig, Source
+from skywork_trainer.config import Preparation, RunConfig, Source
 from skywork_trainer.data.errors import DataError
 from skywork_trainer.data.held_out import Sizer, open_held_out
 from skywork_trainer.data.shards import INDEX_FILE, read_index
+from skywork_trainer.prepare.pipeline import prepare as prepare_source
 from skywork_trainer.tokenizer import train_tokenizer
 
 from tests.unit.data.conftest import TEXTS
@@ -116,3 +117,35 @@ def _cut(folder: Path, tokens: int) -> None:
         shards = (shard.model_copy(update={"tokens": tokens, "bytes": len(content), "documents": 1}),)
     cut = index.model_copy(update={"shards": shards, "fingerprint": ""}).sealed()
     (folder / INDEX_FILE).write_text(json.dumps(json.loads(cut.model_dump_json())))
+
+
+def test_text_with_a_line_of_ten_megabytes_and_with_broken_utf_8_is_measured_on_what_is_text(
+    held_out, tokenizer_uri, tmp_path: Path
+) -> None:
+    whole = "天地玄黄 lines of text. " * 380_000
+    lines = [
+        json.dumps({"text": "short"}).encode(),
+        json.dumps({"text": whole}, ensure_ascii=False).encode(),
+        b'{"text": "cut \xe5\xa4 short"}',
+        b"\xff\xfe not even JSON",
+        json.dumps({"text": "after"}).encode(),
+    ]
+    assert len(lines[1]) > 10_000_000
+    (tmp_path / "odd.jsonl").write_bytes(b"\n".join(lines))
+    options = Preparation(
+        inputs=(str(tmp_path / "odd.jsonl"),),
+        output=(tmp_path / "odd").as_uri(),
+        tokenizer_uri=tokenizer_uri,
+        shard_tokens=1 << 24,
+        max_bad_share=0.5,
+    )
+    prepare_source(options, say=lambda line: None)
+    uri = (tmp_path / "odd").as_uri()
+    index = read_index("odd", uri)
+    assert (index.documents, index.bad_lines) == (3, 2)
+    config = held_out({"odd": uri}, windows=1_000_000)
+    (windows,), broken = open_held_out(config, tmp_path / "cache")
+    assert not broken
+    # All but the first token, which nothing predicts: "short" begins with a letter of its own or more.
+    text = len("short") + len(whole.strip().encode()) + len("after")
+    assert text - len("short") <= Sizer(config)(windows).bytes < text
