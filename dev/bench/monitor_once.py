@@ -22,6 +22,7 @@ from skywork_trainer import worker
 from skywork_trainer.batch import micro_batches
 from skywork_trainer.collectives import World
 from skywork_trainer.config import PRESETS, Place, RunConfig
+from skywork_trainer.domains import Domains
 from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
 from skywork_trainer.metrics import Reporter
 from skywork_trainer.model import Decoder, initialise
@@ -95,14 +96,18 @@ def _train(folder: Path, steps: int, watch: Stopwatch) -> dict[str, float]:
         config,
         engine=DeepSpeedEngine(module, config, micro_batches=micro_batches(config, 1)),
         stream=SyntheticStream(config),
-        domains=domains,
+        domains=Domains(
+            _DOMAINS,
+            world=World(),
+            opened=lambda: (domains, {}),
+            sizes=lambda windows: TextSizes(characters=1, bytes=1),
+        ),
         store=open_store(config.checkpoints.uri),
         world=World(),
         generation=1,
         reporter=Reporter(config, place),
         cache=folder / "cache",
         leave=lambda: False,
-        sizes=lambda windows: TextSizes(characters=1, bytes=1),
         asked=watch(lambda: read_request(state)),
     )
     trainer.run()

@@ -75,11 +75,9 @@ class Monitor:
         world: int,
         after: str,
         resumed_from: str,
-        unmeasured: Mapping[str, str],
     ) -> None:
-        """Take down where this generation goes on, and which domains it cannot measure."""
+        """Take down where this generation goes on."""
         self._points, self._step, self._first_step = tuple(curve), step, step
-        self._unmeasured = dict(unmeasured)
         self._note(
             GenerationRecord(
                 generation=self._generation,
@@ -140,8 +138,9 @@ class Monitor:
         seconds: float,
         stage_start: bool,
         cut: tuple[str, ...],
+        unmeasured: Mapping[str, str],
     ) -> None:
-        """Take down a validation, and the domains that its time budget left out."""
+        """Take down a validation, the domains that its time budget left out, and why others cannot be measured."""
         stage = self._config.stage
         self._note(
             ValidationRecord(
@@ -151,7 +150,7 @@ class Monitor:
         point = curve_point(step=step, stage=stage, domains=domains, train_losses=self._losses, stage_start=stage_start)
         self._points = thinned((*self._points, point))
         self._losses.clear()
-        self._step, self._cut = step, cut
+        self._step, self._cut, self._unmeasured = step, cut, dict(unmeasured)
         self._look(DETECTORS)
 
     def closing(self, step: int, *, spent: Mapping[str, float], drawn: Mapping[str, int]) -> list[Record]:

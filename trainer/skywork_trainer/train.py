@@ -8,10 +8,8 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -30,8 +28,8 @@ from skywork_trainer.checkpoint.returning import roll_back
 from skywork_trainer.checkpoint.saver import DataIdentity, Snapshot
 from skywork_trainer.checkpoint.saving import Due, Saving
 from skywork_trainer.collectives import World
-from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, DomainLoss, RunConfig, Section, SpikeAction, StartFrom
-from skywork_trainer.data.errors import DataError
+from skywork_trainer.config import EXIT_DONE, EXIT_LEFT, RunConfig, Section, SpikeAction, StartFrom
+from skywork_trainer.domains import Domains
 from skywork_trainer.engine import Engine
 from skywork_trainer.engine.initial import draw_weights
 from skywork_trainer.exchange.start import load_initial_weights
@@ -41,7 +39,6 @@ from skywork_trainer.monitor import Monitor
 from skywork_trainer.storage import Store
 from skywork_trainer.traffic import Traffic
 from skywork_trainer.validation import by_age, merged, validate
-from skywork_trainer.windows import TextSizes, Windows
 
 _log = logging.getLogger(__name__)
 
@@ -99,7 +96,7 @@ class Trainer:
         *,
         engine: Engine,
         stream: Stream,
-        domains: Iterable[Windows],
+        domains: Domains,
         store: Store,
         world: World,
         generation: int,
@@ -108,18 +105,15 @@ class Trainer:
         leave: Callable[[], bool],
         before_step: int | None = None,
         after: str = "",
-        broken: Mapping[str, str] = MappingProxyType({}),
-        sizes: Callable[[Windows], TextSizes] = lambda windows: TextSizes(),
         asked: Callable[[], str] = lambda: "",
     ) -> None:
-        """`domains` are those that can be measured, `broken` says why others cannot, `sizes` what text one is.
+        """`asked` returns a new value whenever somebody wants all domains measured.
 
-        `asked` returns a new value whenever somebody wants all domains measured; `after` is why the generation before
-        ended.
+        `after` is why the generation before ended.
         """
         self._config, self._engine, self._stream = config, engine, stream
-        self._domains, self._store, self._world = list(domains), store, world
-        self._broken, self._sizes, self._asked, self._after = dict(broken), sizes, asked, after
+        self._domains, self._store, self._world = domains, store, world
+        self._asked, self._after = asked, after
         self._reporter, self._leave, self._before_step = reporter, leave, before_step
         self._generation, self._local = generation, local_folder(cache, config.checkpoints.uri)
         self._saving = Saving(store, config, world=world, generation=generation, local=self._local, reports=reporter)
@@ -145,7 +139,7 @@ class Trainer:
         self._heed = heed
         first, end = self._stage_steps.start, self._stage_steps.stop
         while self._step < end:
-            starting = self._domains and self._step == first and not self._counters.stage_start_validation
+            starting = self._domains.names and self._step == first and not self._counters.stage_start_validation
             if starting and not self._validate(stage_start=True):
                 return self._left()
             if is_skipped(self._step, self._rollbacks):
@@ -159,7 +153,7 @@ class Trainer:
             if self._step < end and due is not Due.NONE:
                 self._reporter.section(Section.SAVE)
                 self._saving.begin(self._snapshot, due)
-        if self._domains and self._validated_step < end:
+        if self._domains.names and self._validated_step < end:
             if not self._validate():
                 return self._left()
             self._save()
@@ -215,7 +209,9 @@ class Trainer:
             self._counters = Counters(initial_weights_uri=self._config.initial_weights_uri)
         else:
             draw_weights(self._config, self._engine)
-        self._agree_on_domains(may_do_without=manifest is not None)
+        if manifest is None:
+            # Before a first step a domain that is missing is a mistake; later it would cost a restart its time.
+            self._domains.windows(may_do_without=False)
         found = manifest.id if manifest else ""
         self._reporter.restored(
             step=self._step,
@@ -231,24 +227,12 @@ class Trainer:
             world=self._world.size,
             after=self._after,
             resumed_from=found,
-            unmeasured=self._broken,
         )
         for warning in self._stream.warnings():
             _log.warning("%s", warning)
         self._reporter.warned(self._stream.warnings())
         self._report_data()
         self._report_validation()
-
-    def _agree_on_domains(self, *, may_do_without: bool) -> None:
-        """Leave out, on all ranks, the domains that any rank cannot read; a run that has not begun must have all."""
-        for told in self._world.gather_bytes(json.dumps(self._broken).encode()):
-            self._broken |= json.loads(told)
-        for domain, why in self._broken.items():
-            if not may_do_without:
-                reason, _, message = why.partition(": ")
-                raise DataError(reason, message)
-            _log.error("validation domain %s cannot be measured, training goes on without: %s", domain, why)
-        self._domains = [windows for windows in self._domains if windows.domain not in self._broken]
 
     def _fork(self, start: StartFrom) -> None:
         manifest = fork(start, self._config, self._engine, self._world, data=self._data_identity)
@@ -393,13 +377,13 @@ class Trainer:
         return max((domain.step for domain in self._counters.validation), default=-1)
 
     def _validation_due(self) -> bool:
-        if not self._domains:
+        if not self._domains.names:
             return False
         tokens, every = self._config.global_batch_tokens, self._config.validation.every_tokens
         return self._step * tokens // every > max(self._validated_step, 0) * tokens // every
 
     def _is_asked(self) -> bool:
-        leads = self._world.rank == 0 and bool(self._domains)
+        leads = self._world.rank == 0 and bool(self._domains.names)
         return leads and self._asked() not in ("", self._counters.validate_request)
 
     def _validate(self, *, stage_start: bool = False) -> bool:
@@ -407,10 +391,11 @@ class Trainer:
         request, began = self._asked(), time.monotonic()
         budget = self._config.validation.time_budget_seconds or math.inf
         self._reporter.section(Section.VALIDATE)
+        windows = self._domains.windows()
         self._heed(True)
         measured = validate(
             self._engine.module,
-            by_age(self._domains, self._counters.validation),
+            by_age(windows, self._counters.validation),
             step=self._step,
             world=self._world,
             leave=self._leave,
@@ -420,16 +405,22 @@ class Trainer:
         self._heed(self._trains or measured is None)
         if measured is None:
             return False
-        measured = self._with_sizes(measured)
+        measured = self._domains.with_sizes(measured)
         seconds = time.monotonic() - began
         done = {loss.domain for loss in measured}
-        cut = tuple(windows.domain for windows in self._domains if windows.domain not in done)
-        self._monitor.validated(self._step, measured, seconds=seconds, stage_start=stage_start, cut=cut)
+        cut = tuple(one.domain for one in windows if one.domain not in done)
+        self._monitor.validated(
+            self._step,
+            measured,
+            seconds=seconds,
+            stage_start=stage_start,
+            cut=cut,
+            unmeasured=self._domains.broken,
+        )
         self._reporter.measured(seconds=seconds)
-        names = [domain.name for domain in self._config.validation.domains]
         self._counters = self._counters.model_copy(
             update={
-                "validation": merged(names, self._counters.validation, measured),
+                "validation": merged(self._domains.names, self._counters.validation, measured),
                 "stage_start_validation": measured if stage_start else self._counters.stage_start_validation,
                 "validation_curve": self._monitor.curve,
                 "validate_request": request or self._counters.validate_request,
@@ -437,13 +428,6 @@ class Trainer:
         )
         self._report_validation()
         return True
-
-    def _with_sizes(self, measured: tuple[DomainLoss, ...]) -> tuple[DomainLoss, ...]:
-        """Say of each loss what text it is of; only rank 0 is asked."""
-        if self._world.rank:
-            return measured
-        sizes = {windows.domain: self._sizes(windows) for windows in self._domains}
-        return tuple(loss.model_copy(update=asdict(sizes[loss.domain])) for loss in measured)
 
     def _report_validation(self) -> None:
         counters = self._counters

@@ -26,6 +26,7 @@ from skywork_trainer.config import (
     Stage,
     Validation,
 )
+from skywork_trainer.domains import Domains
 from skywork_trainer.engine.deepspeed_engine import DeepSpeedEngine
 from skywork_trainer.metrics import Reporter
 from skywork_trainer.model import Decoder, initialise
@@ -107,7 +108,7 @@ def train_a_little() -> None:
                 config,
                 engine=DeepSpeedEngine(module.to(device), config, micro_batches=micro_batches(config, 1)),
                 stream=SyntheticStream(config),
-                domains=[],
+                domains=Domains((), world=World(0, 1, device)),
                 store=open_store(config.checkpoints.uri),
                 world=World(0, 1, device),
                 generation=generation,

@@ -121,6 +121,7 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
 
     from skywork_trainer.data.held_out import Sizer, open_held_out
     from skywork_trainer.data.stream import SequenceStream
+    from skywork_trainer.domains import Domains
     from skywork_trainer.engine.fitting import fitting_sequences
     from skywork_trainer.engine.requirements import check_requirements
     from skywork_trainer.memory import OutOfMemory, fitting_micro_batch, note_out_of_memory
@@ -138,7 +139,6 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
     check_requirements(config.engine, on_gpu=has_gpu())
     # Before the group forms: a wrong configuration shall be told by its own error, not by a peer's time-out.
     stream = SequenceStream(config, place.cache_dir)
-    domains, broken = open_held_out(config, place.cache_dir)
     threads = os.environ.get("SKYWORK_THREADS") or os.environ.get("OMP_NUM_THREADS") or "1"
     torch.set_num_threads(int(threads))
     with process_group(place, config.hang) as world:
@@ -154,7 +154,12 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
                 config,
                 engine=_engine(config, world, stream.end_of_text, place.cache_dir / "offload"),
                 stream=stream,
-                domains=domains,
+                domains=Domains(
+                    [domain.name for domain in config.validation.domains],
+                    world=world,
+                    opened=lambda: open_held_out(config, place.cache_dir),
+                    sizes=Sizer(config),
+                ),
                 store=store,
                 world=world,
                 generation=place.generation,
@@ -163,8 +168,6 @@ def _train(config: RunConfig, place: Place, leave: LeaveRequest) -> int:
                 leave=leave,
                 before_step=place.before_step,
                 after=place.after,
-                broken=broken,
-                sizes=Sizer(config),
                 asked=lambda: read_request(place.state_dir),
             )
             return trainer.run(heed=leave.heed)
