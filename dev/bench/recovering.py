@@ -111,6 +111,7 @@ def _recreated(environment: Environment, *, repeats: int) -> Iterator[Figure]:
     kept, anew = [], []
     for turn in range(repeats):
         say(f"in place and anew, turn {turn + 1} of {repeats}")
+        _trains(environment, "recreating", NODES)
         uids = _uids(environment, "recreating")
         kept.append(_recovery(environment, "recreating", 1, kill_worker))
         if _uids(environment, "recreating") != uids:
@@ -259,9 +260,16 @@ def _model(run: dict[str, Any]) -> Model:
 
 
 def _install(environment: Environment) -> None:
-    corpus = environment.cache / "corpus"
-    subprocess.run([sys.executable, "-m", "dev.corpus", "--output", str(corpus)], check=True, cwd=ROOT)
-    install.make_bucket(environment.storage)
-    install.prepare_data(environment.storage, corpus)
-    install.make_namespace(environment.kube, RUN_NAMESPACE, environment.storage, hostpath=True)
-    install.install_chart(environment.kube, environment.overlay)
+    # What these print is no figure.
+    figures = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        corpus = environment.cache / "corpus"
+        subprocess.run([sys.executable, "-m", "dev.corpus", "--output", str(corpus)], check=True, cwd=ROOT)
+        install.make_bucket(environment.storage)
+        install.prepare_data(environment.storage, corpus)
+        install.make_namespace(environment.kube, RUN_NAMESPACE, environment.storage, hostpath=True)
+        install.install_chart(environment.kube, environment.overlay)
+    finally:
+        os.dup2(figures, 1)
+        os.close(figures)
