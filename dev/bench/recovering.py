@@ -71,14 +71,15 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
 def _beside_torchrun(environment: Environment, folder: Path, *, repeats: int) -> Iterator[Figure]:
     run = runs.manifest("recovering", steps=100_000)
     run["spec"]["trainer"]["nodes"] = {"min": 2, "max": NODES, "shrinkAfter": "0s", "growAfter": "1s"}
-    runs.start(environment, run)
     ours: dict[str, list[float]] = {name: [] for name in _KILLS}
     for turn in range(repeats):
+        # A run of its own for each turn: its Job pauses longer before every further pod that ended by itself.
+        runs.start(environment, run)
         for name, kill in _KILLS.items():
             say(f"ours: {name}, turn {turn + 1} of {repeats}")
             fault = kill_worker if kill.agent_lives else kill_pod
             ours[name].append(_recovery(environment, "recovering", kill.rank, fault))
-    runs.remove(environment, "recovering")
+        runs.remove(environment, "recovering")
     theirs: dict[str, list[float]] = {name: [] for name in _KILLS}
     for turn in range(repeats):
         for name, kill in _KILLS.items():
