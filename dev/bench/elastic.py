@@ -35,8 +35,14 @@ class Torchrun:
     def __enter__(self) -> "Torchrun":
         self._folder.mkdir()
         began = time.time()
-        # The first agent holds the store.
-        for number in range(_AGENTS):
+        # Whoever is there first holds the store: that shall be the first agent.
+        self._start(0)
+        while not self._store_answers():
+            if self._agents[0].poll() is not None or time.time() - began > _START_SECONDS:
+                self.__exit__()
+                raise RuntimeError(f"torchrun's store does not answer, see {self._folder}")
+            time.sleep(0.1)
+        for number in range(1, _AGENTS):
             self._start(number)
         if self.next_step(range(_AGENTS), world=_AGENTS, after=began, limit_seconds=_START_SECONDS) is None:
             self.__exit__()
@@ -91,6 +97,11 @@ class Torchrun:
         variables = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         with (self._folder / f"agent-{number}.log").open("ab") as log:
             self._agents[number] = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
+
+    def _store_answers(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self._port), timeout=1):
+            return True
+        return False
 
     def _path(self, number: int) -> Path:
         return self._folder / f"agent-{number}.jsonl"

@@ -71,14 +71,15 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
 def _beside_torchrun(environment: Environment, folder: Path, *, repeats: int) -> Iterator[Figure]:
     run = runs.manifest("recovering", steps=100_000)
     run["spec"]["trainer"]["nodes"] = {"min": 2, "max": NODES, "shrinkAfter": "0s", "growAfter": "1s"}
-    runs.start(environment, run)
     ours: dict[str, list[float]] = {name: [] for name in _KILLS}
     for turn in range(repeats):
+        # A run of its own for each turn: its Job pauses longer before every further pod that ended by itself.
+        runs.start(environment, run)
         for name, kill in _KILLS.items():
             say(f"ours: {name}, turn {turn + 1} of {repeats}")
             fault = kill_worker if kill.agent_lives else kill_pod
             ours[name].append(_recovery(environment, "recovering", kill.rank, fault))
-    runs.remove(environment, "recovering")
+        runs.remove(environment, "recovering")
     theirs: dict[str, list[float]] = {name: [] for name in _KILLS}
     for turn in range(repeats):
         for name, kill in _KILLS.items():
@@ -111,6 +112,7 @@ def _recreated(environment: Environment, *, repeats: int) -> Iterator[Figure]:
     kept, anew = [], []
     for turn in range(repeats):
         say(f"in place and anew, turn {turn + 1} of {repeats}")
+        _trains(environment, "recreating", NODES)
         uids = _uids(environment, "recreating")
         kept.append(_recovery(environment, "recreating", 1, kill_worker))
         if _uids(environment, "recreating") != uids:
@@ -259,9 +261,16 @@ def _model(run: dict[str, Any]) -> Model:
 
 
 def _install(environment: Environment) -> None:
-    corpus = environment.cache / "corpus"
-    subprocess.run([sys.executable, "-m", "dev.corpus", "--output", str(corpus)], check=True, cwd=ROOT)
-    install.make_bucket(environment.storage)
-    install.prepare_data(environment.storage, corpus)
-    install.make_namespace(environment.kube, RUN_NAMESPACE, environment.storage, hostpath=True)
-    install.install_chart(environment.kube, environment.overlay)
+    # What these print is no figure.
+    figures = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        corpus = environment.cache / "corpus"
+        subprocess.run([sys.executable, "-m", "dev.corpus", "--output", str(corpus)], check=True, cwd=ROOT)
+        install.make_bucket(environment.storage)
+        install.prepare_data(environment.storage, corpus)
+        install.make_namespace(environment.kube, RUN_NAMESPACE, environment.storage, hostpath=True)
+        install.install_chart(environment.kube, environment.overlay)
+    finally:
+        os.dup2(figures, 1)
+        os.close(figures)
