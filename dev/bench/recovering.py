@@ -69,7 +69,7 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
 
 
 def _beside_torchrun(environment: Environment, folder: Path, *, repeats: int) -> Iterator[Figure]:
-    run = runs.manifest("recovering", steps=100_000)
+    run = _run("recovering")
     run["spec"]["trainer"]["nodes"] = {"min": 2, "max": NODES, "shrinkAfter": "0s", "growAfter": "1s"}
     ours: dict[str, list[float]] = {name: [] for name in _KILLS}
     for turn in range(repeats):
@@ -95,6 +95,12 @@ def _beside_torchrun(environment: Environment, folder: Path, *, repeats: int) ->
         yield Figure(figure=f"recovery.{name}", unit="s to the next step", values=ours[name], peer=peer, goal=goal)
 
 
+def _run(name: str) -> dict[str, Any]:
+    # The same node is struck again and again here, and shall not be left for that; nor shall pauses grow.
+    policy = {"avoidNodes": {"strikes": 0}, "backoff": {"first": "1s", "max": "1s"}, "restartsWithoutProgress": 100}
+    return runs.manifest(name, steps=100_000, failurePolicy=policy)
+
+
 def _theirs(folder: Path, model: Model, kill: Kill) -> float | None:
     """Seconds to the peer's next step, in a job of its own; None when it never comes back."""
     sequences = runs.BATCH_TOKENS // SEQUENCE_LENGTH // NODES
@@ -108,7 +114,7 @@ def _theirs(folder: Path, model: Model, kill: Kill) -> float | None:
 
 def _recreated(environment: Environment, *, repeats: int) -> Iterator[Figure]:
     """A worker anew in its pod, beside the whole pod anew, on as many nodes."""
-    runs.start(environment, runs.manifest("recreating", steps=100_000))
+    runs.start(environment, _run("recreating"))
     kept, anew = [], []
     for turn in range(repeats):
         say(f"in place and anew, turn {turn + 1} of {repeats}")
@@ -127,7 +133,7 @@ def _wasted(environment: Environment, *, repeats: int) -> Iterator[Figure]:
     """Steps that are trained twice because a node was taken: asked to leave, beside gone without a word."""
     wasted: dict[str, list[float]] = {"saved": [], "killed": []}
     for name, fault in (("saved", delete_pod), ("killed", kill_pod)):
-        run = runs.manifest(f"wasted-{name}", steps=100_000)
+        run = _run(f"wasted-{name}")
         run["spec"]["checkpoints"] |= {"everySteps": WASTED_EVERY_STEPS}
         del run["spec"]["checkpoints"]["every"]
         runs.start(environment, run)
