@@ -183,7 +183,8 @@ def test_the_pod_that_leads_is_rank_0_of_the_newest_generation() -> None:
     pods = [
         pod("old", {"generation": 6, "role": "train", "rank": 0}),
         pod("other", {"generation": 7, "role": "train", "rank": 1}),
-        pod("leads", {"generation": 7, "role": "train", "rank": 0}),
+        # As the operator writes it: without what is so by default.
+        pod("leads", {"generation": 7, "role": "train"}),
         pod("spare", {"generation": 8, "role": "standby", "rank": 0}),
         pod("damaged", "{"),
         pod("list", [1]),

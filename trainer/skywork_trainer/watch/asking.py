@@ -1,12 +1,11 @@
 """What is asked of the cluster about one run, again and again."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from skywork_trainer.config import AGENT_PORT, MEMBERSHIP_ANNOTATION
+from skywork_trainer.config import AGENT_PORT, MEMBERSHIP_ANNOTATION, Membership, Role
 from skywork_trainer.kubectl import ClusterError, Kubectl
 
 _TURNS_BETWEEN_CURVES = 5
@@ -76,7 +75,8 @@ def leading_pod(pods: list[dict[str, Any]]) -> tuple[str, str] | None:
     for pod in pods:
         metadata = pod.get("metadata", {})
         with suppress(ValueError, TypeError, AttributeError):
-            word = json.loads((metadata.get("annotations") or {}).get(MEMBERSHIP_ANNOTATION, ""))
-            if word.get("role") == "train" and word.get("rank") == 0:
-                found.append((int(word.get("generation", 0)), metadata["namespace"], metadata["name"]))
+            # Read as its agent reads it: the operator writes nothing that is so by default, rank 0 among it.
+            word = Membership.model_validate_json((metadata.get("annotations") or {}).get(MEMBERSHIP_ANNOTATION, ""))
+            if word.role is Role.TRAIN and word.rank == 0:
+                found.append((word.generation, metadata["namespace"], metadata["name"]))
     return max(found)[1:] if found else None
