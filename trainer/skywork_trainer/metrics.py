@@ -106,6 +106,7 @@ class Reporter:
         self._heartbeat = Heartbeat(place.state_dir, place.local_rank)
         self._forward_seconds = 0.0
         self._written = 0.0
+        self._restored = False
         self._peak_flops: float | None = None
         labels = {"namespace": config.namespace, "run": config.run, "stage": config.stage}
         self._run = Families(labels, gauges=GAUGES, counters=COUNTERS, histograms=HISTOGRAMS)
@@ -166,6 +167,7 @@ class Reporter:
         `durable` says that the checkpoint lies in the object store, and not on the nodes alone; `corrupt` why others
         were passed over, by id; `totals` what counters had come to.
         """
+        self._restored = True
         self._run.resume(totals, _KEPT)
         self._spent_before = {
             key.removeprefix("skywork_train_time_seconds/"): value
@@ -369,7 +371,8 @@ class Reporter:
             write_atomically(folder / "progress.json", self._values.model_dump_json().encode())
         if metrics:
             write_atomically(folder / f"worker-{self._place.local_rank}.prom", self._worker.exposition())
-            if leads:
+            # Not before it is known what counters had come to: a fall to zero and back would count all of it twice.
+            if leads and self._restored:
                 self._count_time()
                 write_atomically(folder / "metrics.prom", self._run.exposition())
             self._written = time.monotonic()
