@@ -254,3 +254,12 @@ def test_a_smoothed_line_is_the_mean_of_what_is_near(values: list[float], window
 )  # fmt: skip
 def test_numbers_are_written_as_people_read_them(function: Any, value: Any, text: str) -> None:
     assert function(value) == text
+
+
+def test_what_nothing_broke_is_no_fault(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    for planned in ("StageCompleted", "Resized", "Suspended"):
+        run.crash(after=planned)
+        run.train(1)
+        run.save()
+    assert summarize(read_curve(run.store)).faults == {"NodeLost": 1}

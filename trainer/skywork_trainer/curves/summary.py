@@ -11,6 +11,8 @@ from skywork_trainer.curve import ValidationRecord
 from skywork_trainer.curves.accounting import Accounts, account, worked
 from skywork_trainer.curves.run import Curve, Floats
 
+_PLANNED = frozenset(("StageCompleted", "Resized", "Suspended", "WaitingForQuota", "JobSuspended"))
+"""Ends of generations that nothing broke."""
 _RECENT_STEPS = 100
 
 
@@ -92,7 +94,7 @@ def summarize(curve: Curve) -> Summary:
     pace = float(np.median(seconds)) if len(seconds) else 0.0
     times = _finite(steps.time)
     domains = newest(curve)
-    faults = Counter(record.after for record in curve.generations if record.after)
+    faults = Counter(record.after for record in curve.generations if record.after and record.after not in _PLANNED)
     return Summary(
         run=curve.run,
         uri=curve.uri,
