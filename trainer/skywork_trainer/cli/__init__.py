@@ -40,8 +40,8 @@ def main(argv: list[str] | None = None) -> int:
             # Imported late: the agent must not import boto3 and the data tools must not import torch.
             importlib.import_module(f"skywork_trainer.cli.{name}").add_arguments(group)
     parsed = parser.parse_args(arguments)
-    if parsed.group != "agent":
-        # `skywork ... | head` ends quietly, as other commands do.
+    if argv is None and parsed.group != "agent":
+        # `skywork ... | head` ends quietly, as other commands do; not whoever calls this as a function.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     code: int = parsed.run(parsed)
     return code
