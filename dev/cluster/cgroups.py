@@ -48,10 +48,9 @@ def remove(name: str, seconds: float = 15) -> None:
     deadline = time.monotonic() + seconds
     while True:
         for folder in existing(name):
-            for path in sorted(folder.rglob("*"), key=lambda p: len(p.parts), reverse=True):
-                if path.is_dir():
-                    _empty(path)
-            _empty(folder)
+            # From below, and without minding those that go by themselves meanwhile: a runtime may still tidy up, too.
+            for path, _, _ in os.walk(folder, topdown=False):
+                _empty(Path(path))
         if not existing(name) or time.monotonic() > deadline:
             return
         time.sleep(0.1)
