@@ -168,10 +168,11 @@ def test_the_manifest_is_written_last_and_deleted_first(tmp_path: Path, monkeypa
         monkeypatch.setattr(FileStore, name, noted)
     config = run_config(tmp_path, checkpoints=Checkpoints(uri=(tmp_path / "store").as_uri(), keep_last=1))
     first = saved(config, step=1)
-    assert calls == ["upload rank-00000.safetensors", f"put {first.id}.json", "put manifest.json"]
+    records = [f"put {first.id}.json", f"put {first.id}.jsonl"]
+    assert calls == ["upload rank-00000.safetensors", *records, "put manifest.json"]
     calls.clear()
     saved(config, step=2, parent=first)
-    assert calls[3:] == ["delete manifest.json", "delete rank-00000.safetensors"]
+    assert calls[4:] == ["delete manifest.json", "delete rank-00000.safetensors"]
 
 
 @pytest.mark.parametrize(
