@@ -135,7 +135,7 @@ def _config(folder: Path, steps: int) -> RunConfig:
                 {"name": "only", "tokens": steps * tokens, "mixture": [{"source": "main"}],
                  "learning_rate": {"schedule": "Constant", "peak": 1e-4}}
             ],
-            "validation": {"every_tokens": 10 * tokens, "windows": 4,
+            "validation": {"every_tokens": 50 * tokens, "windows": 4,
                            "domains": [{"name": name, "uri": uri} for name in _DOMAINS]},
             "checkpoints": {"uri": (folder / "store").as_uri(), "every_seconds": 10},
         }

@@ -22,7 +22,7 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
 
 
 def _once(steps: int) -> dict[str, float]:
-    say(f"{steps} steps of the demo's model, with a validation of five domains every ten")
+    say(f"{steps} steps of the demo's model, with a validation of five domains every 50")
     command = [sys.executable, "-m", "dev.bench.monitor_once", str(steps)]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

@@ -17,7 +17,6 @@ from skywork_trainer.curve import (
 )
 from skywork_trainer.diagnosis import (
     CURVE_DETECTORS,
-    DETECTORS,
     RECENT_STEPS,
     STEP_DETECTORS,
     Detector,
@@ -124,6 +123,7 @@ class Monitor:
         self._losses.append(loss)
         self._step, self._epochs = step, epochs
         if self._clock() - self._looked >= _DIAGNOSE_EVERY_SECONDS:
+            self._looked = self._clock()
             self._look(STEP_DETECTORS)
 
     def happened(self, step: int, reason: str, message: str) -> None:
@@ -151,7 +151,7 @@ class Monitor:
         self._points = thinned((*self._points, point))
         self._losses.clear()
         self._step, self._cut, self._unmeasured = step, cut, dict(unmeasured)
-        self._look(DETECTORS)
+        self._look(CURVE_DETECTORS)
 
     def closing(self, step: int, *, spent: Mapping[str, float], drawn: Mapping[str, int]) -> list[Record]:
         """Return what a part of the curve that ends here says last."""
@@ -163,7 +163,6 @@ class Monitor:
     def _look(self, detectors: Sequence[Detector]) -> None:
         if not self._leads:
             return
-        self._looked = self._clock()
         sustained = sustained_seconds(self._steps, self._first_step)
         if sustained is not None:
             self._best_step_seconds = min(sustained, self._best_step_seconds or sustained)
