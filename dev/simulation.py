@@ -58,6 +58,8 @@ class SimulatedPod:
             return AgentStatus(phase=AgentPhase.STANDBY)
         failed = self.failure is not None and self.failure[0] == word.generation
         steps = 1 + int((now - self.since) * steps_per_second)
+        # As of the newest step: a worker in the middle of one says nothing new.
+        trained = (steps - 1) / steps_per_second if steps_per_second else 0.1
         fields: dict[str, Any] = {
             "time": now,
             "section": "step",
@@ -65,7 +67,7 @@ class SimulatedPod:
             "first_step_time": self.since,
             "initialized_time": self.since,
             "restored_time": self.since,
-            "spent": {"train": now - self.since},
+            "spent": {"train": trained},
             "validate_request": word.validate_request,
         }
         progress = Progress.model_validate(fields | self.says)
