@@ -41,7 +41,7 @@ class Stopwatch:
     """Adds up what wrapped calls take, inner ones once."""
 
     def __init__(self) -> None:
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
         self._inside = False
 
     def __call__(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,11 +51,12 @@ class Stopwatch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
                 return call(*args, **kwargs)
-            self._inside, began = True, time.perf_counter()
+            self._inside, began, cpu = True, time.perf_counter(), time.thread_time()
             try:
                 return call(*args, **kwargs)
             finally:
                 self.seconds += time.perf_counter() - began
+                self.cpu_seconds += time.thread_time() - cpu
                 self._inside = False
 
         return timed
@@ -110,13 +111,16 @@ def _train(folder: Path, steps: int, watch: Stopwatch) -> dict[str, float]:
         leave=lambda: False,
         asked=watch(lambda: read_request(state)),
     )
+    began = time.thread_time()
     trainer.run()
+    cpu_seconds = time.thread_time() - began
     progress = json.loads((state / "progress.json").read_text())
     # Beside training alone: validations, which a spec may ask for more or less often, are not counted as steps.
     return {
         "step_seconds": progress["spent"]["train"] / steps,
         "monitoring_seconds": watch.seconds / steps,
         "share": watch.seconds / progress["spent"]["train"],
+        "cpu_share": watch.cpu_seconds / cpu_seconds,
         "steps": steps,
         "progress_bytes": len(json.dumps(progress)),
     }
