@@ -1,6 +1,5 @@
 """What a person asks of a run first, out of its curve. Pure."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from skywork_trainer.control import DomainLoss
 from skywork_trainer.curve import ValidationRecord
 from skywork_trainer.curves.accounting import Accounts, account, worked
 from skywork_trainer.curves.run import Curve, Floats
+from skywork_trainer.perplexity import average_loss, perplexity
 
 _PLANNED = frozenset(("StageCompleted", "Resized", "Suspended", "WaitingForQuota", "JobSuspended"))
 """Ends of generations that nothing broke."""
@@ -38,7 +38,7 @@ class DomainSummary:
     @property
     def perplexity(self) -> float:
         """Of the run's own tokens."""
-        return _exp(self.loss)
+        return perplexity(self.loss)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Summary:
     @property
     def average_perplexity(self) -> float | None:
         """exp of the mean of the domains' log perplexities, as the Skywork report averages."""
-        return None if self.average_loss is None else _exp(self.average_loss)
+        return None if self.average_loss is None else perplexity(self.average_loss)
 
 
 def summarize(curve: Curve) -> Summary:
@@ -109,7 +109,7 @@ def summarize(curve: Curve) -> Summary:
         train_loss=float(loss.mean()) if len(loss) else None,
         tokens_per_second=batch / pace if pace > 0 else None,
         domains=domains,
-        average_loss=sum(one.loss for one in domains) / len(domains) if domains else None,
+        average_loss=average_loss([one.loss for one in domains]) if domains else None,
         accounts=account(worked(curve)),
         faults=dict(faults.most_common()),
         rollbacks=len(curve.rollbacks),
@@ -148,10 +148,3 @@ def _start_by_domain(records: list[ValidationRecord]) -> dict[str, float]:
 
 def _finite(values: Floats) -> Floats:
     return values[np.isfinite(values)]
-
-
-def _exp(value: float) -> float:
-    try:
-        return math.exp(value)
-    except OverflowError:
-        return math.inf
