@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _LATER_SECONDS = 60.0
+_TRY_SECONDS = 0.02
 _SIOCGIFADDR = 0x8915
 
 
@@ -39,8 +40,8 @@ def has_gpu() -> bool:
     return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
-def preload(*, remember: bool = False) -> None:
-    """Import all that a first step imports, lazily or not, so that a fork is warm.
+def preload(config: RunConfig | None = None, *, remember: bool = False) -> None:
+    """Import all that a first step of `config` imports, lazily or not, so that a fork is warm.
 
     That starts no thread and no CUDA. Takes seconds; call it once, in the single-threaded parent. With `remember`, what
     is imported lazily is found anew, and kept for the processes of this environment.
@@ -52,9 +53,13 @@ def preload(*, remember: bool = False) -> None:
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     for module in ("train", "node_check", "engine.deepspeed_engine", "data.stream", "data.held_out", "warmup"):
         importlib.import_module(f"skywork_trainer.{module}")
+    importlib.import_module("skywork_trainer.engine.deepspeed_fragments").forbid_compilation()
+    importlib.import_module("skywork_trainer.storage.client").prepare()
     if remember:
         lazy_imports.keep(lazy_imports.found(), on_gpu=has_gpu())
     lazy_imports.import_all(on_gpu=has_gpu())
+    if config is not None and config.engine.compile:
+        importlib.import_module("torch._inductor.compile_fx")
 
 
 def run(config: RunConfig, place: Place) -> int:
@@ -244,12 +249,15 @@ def process_group(place: Place, limits: HangLimits | None = None) -> "Iterator[W
     if has_gpu():
         device = torch.device("cuda", place.local_rank)
         torch.cuda.set_device(device)
+    patience = limits.init + _LATER_SECONDS
+    if place.rank:
+        _await_listener(place.master_address, place.master_port, patience)
     store = dist.TCPStore(  # type: ignore[attr-defined]
         place.master_address,
         place.master_port,
         world_size=place.world_size,
         is_master=place.rank == 0,
-        timeout=timedelta(seconds=limits.init + _LATER_SECONDS),
+        timeout=timedelta(seconds=patience),
         wait_for_workers=False,
     )
     dist.init_process_group(
@@ -268,6 +276,15 @@ def process_group(place: Place, limits: HangLimits | None = None) -> "Iterator[W
     # Only after success: destroying a broken group may wait for peers that are gone.
     world.sum([0.0])  # rank 0 holds the store, so it goes last
     dist.destroy_process_group()
+
+
+def _await_listener(address: str, port: int, patience_seconds: float) -> None:
+    """Return once somebody listens there, or so much later: the store's own client waits half a second between tries."""
+    until = time.monotonic() + patience_seconds
+    while time.monotonic() < until:
+        with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
+            return
+        time.sleep(_TRY_SECONDS)
 
 
 def _interface_towards(address: str) -> str | None:

@@ -12,7 +12,7 @@ from skywork_trainer.heartbeat import Heartbeat
 from skywork_trainer.stacks import STACK_SIGNAL, stack_path
 
 
-def preload() -> None:
+def preload(config: RunConfig) -> None:
     """Nothing to import."""
 
 

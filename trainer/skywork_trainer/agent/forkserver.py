@@ -8,6 +8,7 @@ Requests and answers are JSON lines over one socket. Requests: {"fork": PLACE}. 
 """
 
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -33,9 +34,11 @@ def main(arguments: list[str]) -> int:
     channel = socket.socket(fileno=fd)
     started = time.monotonic()
     module = importlib.import_module(module_name)
-    module.preload()
     with open(config_path, "rb") as file:
         config = RunConfig.model_validate_json(file.read())
+    module.preload(config)
+    # A collection in a fork would else visit, and so copy, every object of its parent.
+    gc.freeze()
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     os.set_blocking(wake_read, False)

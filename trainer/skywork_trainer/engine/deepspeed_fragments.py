@@ -4,6 +4,8 @@ ZeRO stages 1 and 2, and the bf16 optimizer, flatten each parameter group, pad i
 fp32. `parameter._hp_mapping` says which elements of a parameter lie in this rank's partition, and where.
 """
 
+import importlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,15 +16,28 @@ from torch import Tensor
 from skywork_trainer.engine import Fragment, Reader, Span
 from skywork_trainer.model import Decoder
 
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
+
 
 def forbid_compilation() -> None:
-    """Keep DeepSpeed from building its shared-memory collectives when the process group starts.
+    """Keep DeepSpeed from building its shared-memory collectives when the process group starts, and from its compiler.
 
-    They are wrong across pods (each has its own /dev/shm) and need a compiler that the image does not have.
+    The collectives are wrong across pods (each has its own /dev/shm) and need a compiler that the image does not have.
+    And an optimizer that is not ours has a function compiled: to import that, unused, would bring in all of Inductor,
+    which is a second of every pod's start.
     """
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    before = os.environ.get(_NO_COMPILER)
+    os.environ[_NO_COMPILER] = "1"
+    try:
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+    finally:
+        if before is None:
+            del os.environ[_NO_COMPILER]
+        else:
+            os.environ[_NO_COMPILER] = before
 
 
 def step_count(optimizer: torch.optim.Optimizer, steps: int) -> Tensor | int:

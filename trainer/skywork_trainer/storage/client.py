@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from boto3.session import Session
+    from botocore.loaders import Loader
     from mypy_boto3_s3 import S3Client
 
 CONNECT_TIMEOUT_SECONDS = 5
@@ -25,6 +26,8 @@ requests: Counter[tuple[str, str]] = Counter()
 """Requests of this process by operation and answer (HTTP status, or the error's name), every attempt counted."""
 
 _generation = 0
+_loader: "Loader | None" = None
+"""Keeps botocore's description of S3 once it is read."""
 _building = threading.Lock()
 
 
@@ -63,6 +66,21 @@ def settings(environment: Mapping[str, str], profile_region: str | None = None) 
     return Settings(endpoint, region or ("us-east-1" if endpoint else None), "path" if endpoint else "auto")
 
 
+def prepare() -> None:
+    """Import boto3 and read its description of S3, half a second that forks of this process then save.
+
+    Connects nowhere and asks for no credentials: each process does that for itself, since they may have changed.
+    """
+    global _loader
+    import boto3  # noqa: F401 - and all that it imports
+    import botocore.session
+
+    session = botocore.session.get_session()
+    nobody = "none"
+    session.create_client("s3", region_name=nobody, aws_access_key_id=nobody, aws_secret_access_key=nobody)
+    _loader = session.get_component("data_loader")
+
+
 def current() -> Opened:
     """Return this process's client: sockets inherited through a fork would mix two processes' answers."""
     # One at a time: building one takes a fifth of a second, and threads that start or fail together all want one.
@@ -98,9 +116,13 @@ def has_other_credentials(stale: Opened) -> bool:
 @lru_cache(maxsize=1)
 def _open(pid: int, generation: int) -> Opened:
     import boto3
+    import botocore.session
     from botocore.config import Config
 
-    session = boto3.session.Session()
+    inner = botocore.session.get_session()
+    if _loader is not None:
+        inner.register_component("data_loader", _loader)
+    session = boto3.session.Session(botocore_session=inner)
     chosen = settings(os.environ, session.region_name)
     client = session.client(
         "s3",
