@@ -48,6 +48,10 @@ class SimulatedPod:
     failure: tuple[int, Failure] | None = None
     """Generation that failed here, and why."""
     ending: bool = False
+    deaf: bool = False
+    """Its kubelet passes over the next change of its annotations."""
+    passed_over: str = ""
+    """The word that was."""
     says: dict[str, Any] = field(default_factory=dict)
     """Fields of its progress besides the steps, where it holds rank 0."""
 
@@ -55,7 +59,7 @@ class SimulatedPod:
         """What its agent says."""
         word = self.membership
         if word is None or word.role is not Role.TRAIN:
-            return AgentStatus(phase=AgentPhase.STANDBY)
+            return AgentStatus(phase=AgentPhase.STANDBY, heard=word.generation if word else 0)
         failed = self.failure is not None and self.failure[0] == word.generation
         steps = 1 + int((now - self.since) * steps_per_second)
         # As of the newest step: a worker in the middle of one says nothing new.
@@ -74,6 +78,7 @@ class SimulatedPod:
         return AgentStatus(
             phase=AgentPhase.FAILED if failed else AgentPhase.TRAINING,
             generation=word.generation,
+            heard=word.generation,
             rank=word.rank,
             read_time=self.since,
             start_time=self.since,
@@ -191,7 +196,10 @@ class Simulation:
             return
         text = (metadata.get("annotations") or {}).get(MEMBERSHIP_ANNOTATION)
         word = Membership.model_validate_json(text) if text else None
-        if word == pod.membership:
+        if word == pod.membership or text == pod.passed_over:
+            return
+        if pod.deaf and text:
+            pod.deaf, pod.passed_over = False, text
             return
         before, pod.membership = pod.membership, word
         if before is not None and word is not None and before.generation == word.generation:

@@ -35,7 +35,8 @@ async def act(cluster: Cluster, body: dict[str, Any], plan: Plan, now: float) ->
     for job, pods in plan.resize:
         await cluster.resize_job(namespace, job, pods)
     # What training waits for comes first; what makes room for later pods may wait for that.
-    await _all(_annotate(cluster, namespace, pod, word) for pod, word in plan.memberships)
+    sent = {"sent": round(now, 3)}
+    await _all(_annotate(cluster, namespace, pod, word.model_copy(update=sent)) for pod, word in plan.memberships)
     await _all(cluster.untrack_pod(namespace, pod.name, pod.uid) for pod in (*plan.untrack, *plan.delete_pods))
     await _all(cluster.forget_pod(namespace, pod.name, pod.uid) for pod in plan.forget)
     await _all(

@@ -38,6 +38,23 @@ def test_a_pod_on_a_dead_node_is_replaced_elsewhere_without_anybody_s_help(
     remove(kube, namespace)
 
 
+def test_a_word_that_a_kubelet_passes_over_is_said_again_and_heard(
+    kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
+) -> None:
+    start()
+    kube.apply(run_manifest(namespace))
+    before = trains(kube, namespace)
+    deaf = member(simulation, namespace, 1)
+    deaf.deaf = True
+    simulation.fail(member(simulation, namespace, 2), "Killed", "worker rank 2 was killed by SIGKILL")
+    trains(kube, namespace, after=before["generation"])
+    said = until(lambda: deaf.membership if deaf.membership and deaf.membership.repeated else None, 30)
+    assert (said.generation, said.repeated) == (before["generation"] + 1, 1)
+    told = [e["message"] for e in kube.items("events", "-n", namespace) if e["reason"] == "ToldAgain"]
+    assert told == [f"pod {deaf.name} has not heard of generation {said.generation}: told again"]
+    remove(kube, namespace)
+
+
 def test_a_dead_kubelet_under_agents_that_train_on_stops_nothing(
     kube: Kube, namespace: str, start: Callable[[], Operator], simulation: Simulation
 ) -> None:

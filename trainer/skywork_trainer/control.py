@@ -47,6 +47,10 @@ class Membership(_Word):
     """Why the generation before this one ended; empty for a run's first."""
     validate_request: str = ""
     """Measure all domains once for each new value of this; rank 0 is told."""
+    sent: float = 0.0
+    """When the operator wrote it (its Unix seconds); 0 where words need no delivery."""
+    repeated: int = 0
+    """How often it has been written again because it was not heard."""
 
 
 class AgentPhase(StrEnum):
@@ -237,6 +241,8 @@ class AgentStatus(_Word):
 
     phase: AgentPhase
     generation: int = 0
+    heard: int | None = None
+    """Newest generation that the operator's word was read of; None from agents that do not tell."""
     rank: int = -1
     workers: tuple[int, ...] = ()
     """Process ids of the live workers, as seen inside the pod."""

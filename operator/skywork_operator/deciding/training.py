@@ -10,6 +10,7 @@ from skywork_operator.api.status import NodeCounts
 from skywork_operator.deciding.draft import Draft
 from skywork_operator.deciding.hearing import hear
 from skywork_operator.policies import (
+    delivery,
     failures,
     membership,
     nodes,
@@ -45,8 +46,13 @@ def train(draft: Draft, world: World, stage: str) -> Plan:
     due = nodes.next_to_forget_seconds(world.pods, world.nodes, draft.now, after_seconds=after)
     shunned = strikes.avoided(draft.status.node_strikes)
     admitted = tuple((pod, shunned) for pod in world.pods if pod.gated and not pod.terminating)
+    spoken_to = {pod.uid for pod, _ in plan.memberships}
+    again = [(pod, word) for pod, word in delivery.unheard(world.pods, draft.now) if pod.uid not in spoken_to]
+    for pod, word in again:
+        draft.tell("Normal", "ToldAgain", f"pod {pod.name} has not heard of generation {word.generation}: told again")
     return replace(
         plan,
+        memberships=(*plan.memberships, *again),
         events=draft.events,
         untrack=nodes.to_untrack(world.pods),
         forget=forgotten,

@@ -134,6 +134,7 @@ class Supervisor:
         return AgentStatus(
             phase=self._phase,
             generation=word.generation if word else 0,
+            heard=self._word.generation if self._word else 0,
             rank=word.rank if word else -1,
             workers=tuple(self._workers.alive.values()),
             read_time=self._read_time,
