@@ -7,12 +7,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from skywork_trainer.config import Model
 
 NAME = "torchrun elastic c10d, tuned"
 _AGENTS = 3
@@ -24,13 +22,11 @@ _START_SECONDS = 180.0
 class Torchrun:
     """Three agents with one worker each; use as a context manager."""
 
-    def __init__(self, folder: Path, model: Model, *, sequences: int, sequence_length: int) -> None:
+    def __init__(self, folder: Path, worker: Sequence[str], variables: Mapping[str, str]) -> None:
+        """`worker` are the arguments of dev.bench.elastic_rank, run with these environment variables."""
         self._folder, self._port = folder, _free_port()
         self._agents: dict[int, subprocess.Popen[bytes]] = {}
-        self._worker = [
-            "-m", "dev.bench.elastic_rank", "--model", model.model_dump_json(), "--sequences", str(sequences),
-            "--sequence-length", str(sequence_length),
-        ]  # fmt: skip
+        self._worker, self._variables = ["-m", "dev.bench.elastic_rank", *worker], variables
 
     def __enter__(self) -> "Torchrun":
         self._folder.mkdir()
@@ -91,10 +87,10 @@ class Torchrun:
             sys.executable, "-m", "torch.distributed.run", "--nnodes", f"2:{_AGENTS}", "--nproc-per-node", "1",
             "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{self._port}", "--rdzv-id", "peer",
             "--rdzv-conf", _TUNED, "--max-restarts", "100", "--monitor-interval", "0.1", *self._worker,
-            "--events", str(self._path(number)),
+            "--folder", str(self._folder / f"agent-{number}"), "--events", str(self._path(number)),
         ]  # fmt: skip
         # Shared, the store forgets its address for agents that come later, and nothing starts again.
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+        variables = {**os.environ, **self._variables, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
         with (self._folder / f"agent-{number}.log").open("ab") as log:
             self._agents[number] = subprocess.Popen(command, env=variables, stdout=log, stderr=log)
 

@@ -1,7 +1,8 @@
 """From a kill to the next step: the product on the development cluster, beside torchrun's elastic launch.
 
-The same decoder, as many sequences a step, on the same machine. Ours goes through the kubelet, the API server, the
-operator and a checkpoint in S3; the peer's workers restore nothing.
+Ours goes through the kubelet, the API server and the operator. The peer is measured twice on the same machine: with our
+own trainer, so that both do the same work and only who restarts it differs; and with no more than our decoder under
+DDP on random tokens, which restores nothing.
 """
 
 import os
@@ -17,11 +18,11 @@ from typing import Any
 
 from skywork_operator.parsing import parse_run
 from skywork_operator.render import run_config
-from skywork_trainer.config import AgentStatus, Model
+from skywork_trainer.config import AgentStatus, RunConfig
 
 from dev.bench.elastic import NAME, Torchrun
 from dev.bench.figures import Figure, Goal, Peer, say
-from dev.cluster import lifecycle
+from dev.cluster import freezing, lifecycle
 from dev.demo import faults, install
 from dev.demo.environment import Environment, development_cluster
 from dev.demo.install import ROOT, RUN_NAMESPACE
@@ -62,6 +63,8 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
         _install(environment)
         yield from _beside_torchrun(environment, folder, repeats=1 if quick else 3)
         yield from _recreated(environment, repeats=1 if quick else 3)
+        yield from _spared(environment, repeats=1 if quick else 3)
+        yield from _frozen(environment, repeats=1 if quick else 3)
         yield from _wasted(environment, repeats=2 if quick else 5)
     finally:
         if not was_up:
@@ -80,19 +83,29 @@ def _beside_torchrun(environment: Environment, folder: Path, *, repeats: int) ->
             fault = kill_worker if kill.agent_lives else kill_pod
             ours[name].append(_recovery(environment, "recovering", kill.rank, fault))
         runs.remove(environment, "recovering")
-    theirs: dict[str, list[float]] = {name: [] for name in _KILLS}
-    for turn in range(repeats):
-        for name, kill in _KILLS.items():
-            took = _theirs(folder / f"{name}-{turn}", _model(run), kill)
-            say(f"{NAME}: {name}, turn {turn + 1} of {repeats}: {'never' if took is None else f'{took:.1f} s'}")
-            theirs[name] += [took] if took is not None else []
-    goal = Goal(of="ratio", at_least=10)
+    for peer, worker in {NAME: _trainer_of_ours, f"{NAME}, bare DDP": _bare}.items():
+        theirs: dict[str, list[float]] = {name: [] for name in _KILLS}
+        for turn in range(min(repeats, 2)):
+            for name, kill in _KILLS.items():
+                place = folder / f"{worker.__name__}-{name}-{turn}"
+                took = _theirs(place, worker(run, place), environment, kill)
+                say(f"{peer}: {name}, turn {turn + 1}: {'never' if took is None else f'{took:.1f} s'}")
+                theirs[name] += [took] if took is not None else []
+        yield from _compared(ours, theirs, peer, "" if worker is _trainer_of_ours else "_beside_bare")
+
+
+def _compared(
+    ours: dict[str, list[float]], theirs: dict[str, list[float]], peer: str, suffix: str
+) -> Iterator[Figure]:
     for name in _KILLS:
-        came_back = len(theirs[name])
-        missing = None if came_back else f"did not train again in {repeats} of {repeats} tries"
-        say(f"{NAME}: {name}: came back {came_back} of {repeats}")
-        peer = Peer(name=NAME, values=theirs[name], missing=missing)
-        yield Figure(figure=f"recovery.{name}", unit="s to the next step", values=ours[name], peer=peer, goal=goal)
+        missing = None if theirs[name] else "never trained again"
+        yield Figure(
+            figure=f"recovery.{name}{suffix}", unit="s to the next step", values=ours[name],
+            peer=Peer(name=peer, values=theirs[name], missing=missing), goal=Goal(of="ratio", at_least=10),
+        )  # fmt: skip
+    if not suffix:
+        goal = Goal(of="value", at_most=2)
+        yield Figure(figure="recovery.worker", unit="s to the next step", values=ours["worker_killed"], goal=goal)
 
 
 def _run(name: str) -> dict[str, Any]:
@@ -101,11 +114,27 @@ def _run(name: str) -> dict[str, Any]:
     return runs.manifest(name, steps=100_000, failurePolicy=policy)
 
 
-def _theirs(folder: Path, model: Model, kill: Kill) -> float | None:
-    """Seconds to the peer's next step, in a job of its own; None when it never comes back."""
+def _trainer_of_ours(run: dict[str, Any], place: Path) -> list[str]:
+    config = _config(run)
+    uri = f"{config.checkpoints.uri}-{place.name}"
+    config = config.model_copy(update={"checkpoints": config.checkpoints.model_copy(update={"uri": uri})})
+    place.mkdir(parents=True)
+    (place / "run.json").write_text(config.model_dump_json())
+    return ["trainer", "--config", str(place / "run.json")]
+
+
+def _bare(run: dict[str, Any], place: Path) -> list[str]:
+    place.mkdir(parents=True)
     sequences = runs.BATCH_TOKENS // SEQUENCE_LENGTH // NODES
-    with Torchrun(folder, model, sequences=sequences, sequence_length=SEQUENCE_LENGTH) as torchrun:
-        time.sleep(2)
+    model = _config(run).model.model_dump_json()
+    return ["bare", "--model", model, "--sequences", str(sequences), "--sequence-length", str(SEQUENCE_LENGTH)]
+
+
+def _theirs(place: Path, worker: list[str], environment: Environment, kill: Kill) -> float | None:
+    """Seconds to the peer's next step, in a job of its own; None when it never comes back."""
+    with Torchrun(place / "torchrun", worker, environment.storage.environment()) as torchrun:
+        # As ours: not before some steps are done, and checkpoints are there.
+        time.sleep(8)
         at = torchrun.kill_worker(kill.rank) if kill.agent_lives else torchrun.kill_agent(kill.rank)
         members = [number for number in range(NODES) if kill.agent_lives or number != kill.rank]
         stepped = torchrun.next_step(members, world=len(members), after=at, limit_seconds=kill.limit_seconds)
@@ -125,8 +154,55 @@ def _recreated(environment: Environment, *, repeats: int) -> Iterator[Figure]:
             raise RuntimeError("a killed worker cost a pod")
         anew.append(_recovery(environment, "recreating", 1, delete_pod))
     runs.remove(environment, "recreating")
-    peer = Peer(name="the pod made anew", values=anew)
-    yield Figure(figure=f"recovery.in_place_of_{NODES}", unit="s to the next step", values=kept, peer=peer)
+    peer, unit = Peer(name="the pod made anew", values=anew), "s to the next step"
+    yield Figure(figure=f"recovery.in_place_of_{NODES}", unit=unit, values=kept, peer=peer)
+    yield Figure(figure="recovery.pod_deleted", unit=unit, values=anew, goal=Goal(of="value", at_most=8))
+
+
+def _spared(environment: Environment, *, repeats: int) -> Iterator[Figure]:
+    """A pod deleted where a warm spare stands by."""
+    run = _run("spared")
+    run["spec"]["trainer"]["nodes"] = {"min": NODES - 1, "max": NODES - 1, "spares": 1}
+    runs.start(environment, run)
+    took = []
+    for turn in range(repeats):
+        say(f"a spare takes over, turn {turn + 1} of {repeats}")
+        until(lambda: runs.get(environment, "spared").get("nodes", {}).get("ready") == NODES, LIMIT_SECONDS)
+        took.append(_recovery(environment, "spared", 1, delete_pod, nodes=NODES - 1))
+    runs.remove(environment, "spared")
+    goal = Goal(of="value", at_most=3)
+    yield Figure(figure="recovery.pod_deleted_with_spare", unit="s to the next step", values=took, goal=goal)
+
+
+def _frozen(environment: Environment, *, repeats: int) -> Iterator[Figure]:
+    """A node that stands still, from when it is declared NotReady."""
+    run, took = _run("freezing"), []
+    run["spec"]["trainer"]["nodes"] = {"min": 2, "max": NODES, "shrinkAfter": "0s", "growAfter": "1s"}
+    runs.start(environment, run)
+    for turn in range(repeats):
+        say(f"a node freezes, turn {turn + 1} of {repeats}")
+        number: list[int] = []
+
+        def freeze(environment: Environment, pod: dict[str, Any], number: list[int] = number) -> float:
+            number.append(int(pod["spec"]["nodeName"].removeprefix("node-")))
+            freezing.freeze(number[0])
+            until(lambda: not _is_ready(environment, number[0]), LIMIT_SECONDS)
+            return time.time()
+
+        try:
+            took.append(_recovery(environment, "freezing", 2, freeze))
+        finally:
+            for frozen in number:
+                freezing.thaw(frozen)
+        until(lambda: all(_is_ready(environment, n + 1) for n in range(NODES)), LIMIT_SECONDS)
+    runs.remove(environment, "freezing")
+    goal, unit = Goal(of="value", at_most=5), "s from NotReady to the next step"
+    yield Figure(figure="recovery.node_frozen", unit=unit, values=took, goal=goal)
+
+
+def _is_ready(environment: Environment, number: int) -> bool:
+    conditions = environment.kube.get("node", f"node-{number}")["status"]["conditions"]
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _wasted(environment: Environment, *, repeats: int) -> Iterator[Figure]:
@@ -155,15 +231,26 @@ def _wasted(environment: Environment, *, repeats: int) -> Iterator[Figure]:
 
 
 def _recovery(
-    environment: Environment, run: str, rank: int, kill: Callable[[Environment, dict[str, Any]], float]
+    environment: Environment,
+    run: str,
+    rank: int,
+    kill: Callable[[Environment, dict[str, Any]], float],
+    *,
+    nodes: int = NODES,
 ) -> float:
-    generation = _trains(environment, run, NODES)
+    generation = _trains(environment, run, nodes)
     at = kill(environment, _of_rank(environment, run, rank))
     first = faults.first_step_after(
         environment.kube, RUN_NAMESPACE, run, generation=generation, timeout_seconds=LIMIT_SECONDS, tick=lambda: None
     )
-    say(f"ours: {first - at:.2f} s")
+    record = until(lambda: _record(environment, run, generation), LIMIT_SECONDS)
+    say(f"ours: {first - at:.2f} s: {', '.join(f'{name} {record[name]}' for name in runs.PARTS if name in record)}")
     return first - at
+
+
+def _record(environment: Environment, run: str, generation: int) -> dict[str, str] | None:
+    record: dict[str, str] = runs.get(environment, run).get("recovery", {})
+    return record if int(record.get("generation", 0)) > generation and "firstStep" in record else None
 
 
 def _trains(environment: Environment, run: str, nodes: int) -> int:
@@ -261,9 +348,9 @@ def _processes(uid: str) -> dict[int, int]:
     return found
 
 
-def _model(run: dict[str, Any]) -> Model:
+def _config(run: dict[str, Any]) -> RunConfig:
     metadata = run["metadata"] | {"uid": "u", "generation": 1, "creationTimestamp": "2026-01-01T00:00:00Z"}
-    return run_config(parse_run(run | {"metadata": metadata}), "general").model
+    return run_config(parse_run(run | {"metadata": metadata}), "general")
 
 
 def _install(environment: Environment) -> None:

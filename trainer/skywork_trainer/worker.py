@@ -279,7 +279,7 @@ def process_group(place: Place, limits: HangLimits | None = None) -> "Iterator[W
 
 
 def _await_listener(address: str, port: int, patience_seconds: float) -> None:
-    """Return once somebody listens there, or so much later: the store's own client waits half a second between tries."""
+    """Return once somebody listens there: the store's own client would wait half a second between tries."""
     until = time.monotonic() + patience_seconds
     while time.monotonic() < until:
         with contextlib.suppress(OSError), socket.create_connection((address, port), timeout=1):
