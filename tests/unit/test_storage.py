@@ -92,3 +92,21 @@ def test_a_server_that_does_not_answer_may_be_tried_again() -> None:
         open_store("s3://bucket/prefix").get("key")
     assert (refusal.value.reason, refusal.value.retryable) == ("StorageUnreachable", True)
     assert client.requests - before == {("GetObject", "EndpointConnectionError"): 1}, "AWS_MAX_ATTEMPTS"
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_a_prepared_process_builds_clients_without_reading_descriptions_of_s3_and_with_its_own_keys(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "_loader", None)
+    client.prepare()
+    read: list[str] = []
+    from botocore.loaders import JSONFileLoader
+
+    found = JSONFileLoader.load_file
+    monkeypatch.setattr(JSONFileLoader, "load_file", lambda self, path: read.append(path) or found(self, path))
+    opened = client.current()
+    assert not [path for path in read if "/s3/" in path or path.endswith(("endpoints", "partitions"))]
+    keys = opened.session.get_credentials()
+    assert keys is not None and keys.access_key == "a"
+    client._open.cache_clear()

@@ -168,6 +168,16 @@ def test_a_growing_world_drains_the_old_generation_before_the_new_one_starts(age
     assert len(list((agent.folder / "state/1").glob("saved-*"))) == 2
 
 
+def test_an_agent_tells_of_a_word_it_has_read_before_it_can_act_on_it(agent: Agent) -> None:
+    assert until(lambda: agent.status()).heard == 0
+    agent.say(1)
+    agent.training(1)
+    (agent.folder / "orders/deaf").touch()
+    agent.say(2, drain=True)
+    said = until(lambda: (said := agent.status()) and said.heard == 2 and said)
+    assert said.generation == 1, "its workers are still asked to save"
+
+
 def test_an_older_generation_is_never_gone_back_to(agent: Agent) -> None:
     agent.say(5)
     agent.training(5)

@@ -108,10 +108,21 @@ def _warmth(rank: int, size: int, port: int, folder: Path) -> None:
     train_a_little()
     late = sorted(set(sys.modules) - before)
     (folder / "told.json").write_text(
-        json.dumps({"threads": threads, "late": late, "dynamo": "torch._dynamo" in before})
+        json.dumps(
+            {
+                "threads": threads,
+                "late": late,
+                "dynamo": "torch._dynamo" in before,
+                # Which a run that does not compile has no use for: a second of each pod's start.
+                "inductor": "torch._inductor.compile_fx" in sys.modules,
+                "boto3": "boto3.session" in before,
+            }
+        )
     )
 
 
 def test_a_fork_of_a_preloaded_parent_is_single_threaded_and_imports_nothing_more(tmp_path: Path) -> None:
     assert start(_warmth, 1, tmp_path).codes() == [0]
-    assert json.loads((tmp_path / "told.json").read_text()) == {"threads": 1, "late": [], "dynamo": True}
+    assert json.loads((tmp_path / "told.json").read_text()) == {
+        "threads": 1, "late": [], "dynamo": True, "inductor": False, "boto3": True,
+    }  # fmt: skip
