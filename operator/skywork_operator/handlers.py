@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from skywork_operator.api import GROUP, PLURAL, VERSION
 from skywork_operator.cluster import Cluster
 from skywork_operator.leading import Election
+from skywork_operator.listening import Listener
 from skywork_operator.metrics import OperatorCollector, PassMetrics, queue_seconds
 from skywork_operator.parsing import parse_node
 from skywork_operator.queue import WorkQueue, work
@@ -105,10 +106,13 @@ class Operator:
         """Connect, then start the queue's workers and the resync; with elections, once this operator leads."""
         cluster = await Cluster.connect()
         agents = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=AGENT_CONNECTIONS))
-        self._closing = [agents.close, lambda: cluster.__aexit__(None)]
+        # Questions that are held open shall not take the connections of those that are answered at once.
+        held = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+        listener = Listener(held, self.queue.add)
+        self._closing = [listener.close, agents.close, lambda: cluster.__aexit__(None)]
         if self._nodes is not None:
             self._nodes |= {body["metadata"]["name"]: parse_node(body) for body in await cluster.list_nodes()}
-        reconciler = Reconciler(cluster, agents, self._defaults, PassMetrics(self.registry), self._nodes)
+        reconciler = Reconciler(cluster, agents, self._defaults, PassMetrics(self.registry), self._nodes, listener)
         self._reconciler = reconciler
         self.registry.register(
             OperatorCollector(

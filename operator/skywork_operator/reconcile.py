@@ -11,6 +11,7 @@ from skywork_operator.act import act
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.cluster import ApiError, Cluster, NotLeading
 from skywork_operator.decide import decide
+from skywork_operator.listening import Listener
 from skywork_operator.metrics import PassMetrics
 from skywork_operator.observe import observe
 from skywork_operator.parsing import parse_run
@@ -32,12 +33,14 @@ class Reconciler:
         defaults: Defaults,
         metrics: PassMetrics,
         nodes: Mapping[str, Node] | None,
+        listener: Listener,
     ) -> None:
         self._cluster = cluster
         self._agents = agents
         self._defaults = defaults
         self._metrics = metrics
         self._nodes = nodes
+        self._listener = listener
         self.statuses: dict[Key, SkyworkRunStatus] = {}
         self.placed: dict[Key, frozenset[str]] = {}
         """Nodes that each run's pods are on, so that a node's event finds its runs."""
@@ -55,6 +58,7 @@ class Reconciler:
             # Nothing to clean: Jobs and ConfigMaps are owned by the run and go with it; checkpoints stay.
             self.statuses.pop(key, None)
             self.placed.pop(key, None)
+            self._listener.follow(key, ())
             return None
         run = parse_run(body)
         world = await observe(self._cluster, self._agents, run, self._nodes)
@@ -62,6 +66,7 @@ class Reconciler:
         now = time.time()
         plan = decide(world, now, self._defaults)
         await act(self._cluster, body, plan, now)
+        self._listener.follow(key, world.pods)
         self.statuses[key] = plan.status
         again = plan.requeue_after_seconds
         # Many runs are looked at less often each: what must be quick comes as an event.

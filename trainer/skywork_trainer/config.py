@@ -45,6 +45,9 @@ CONFIG_PATH = "/etc/skywork/config/run.json"
 MEMBERSHIP_PATH = "/etc/skywork/pod/membership"
 MEMBERSHIP_ANNOTATION = "skywork.dev/membership"
 AGENT_PORT = 9400
+OVER_PATH = "/over"
+"""With ?generation=N the agent answers once that generation trains there no more (200), or after a while (204)."""
+OVER_HOLD_SECONDS = 25.0
 
 EXIT_DONE = 0
 """The stage is trained to its last step and its final checkpoint is committed."""

@@ -10,6 +10,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ class Agent:
 
     def get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=20) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -176,6 +177,19 @@ def test_an_agent_tells_of_a_word_it_has_read_before_it_can_act_on_it(agent: Age
     agent.say(2, drain=True)
     said = until(lambda: (said := agent.status()) and said.heard == 2 and said)
     assert said.generation == 1, "its workers are still asked to save"
+
+
+def test_a_question_about_a_generation_is_held_until_that_is_over(agent: Agent) -> None:
+    agent.say(1)
+    said = agent.training(1)
+    with ThreadPoolExecutor(1) as asking:
+        answer = asking.submit(agent.get, "/over?generation=1")
+        assert agent.get("/over?generation=2") == (200, "over"), "of one that does not train here"
+        assert agent.get("/over?generation=one")[0] == 400
+        assert not answer.done()
+        os.kill(said.workers[0], signal.SIGKILL)
+        assert answer.result() == (200, "over")
+    agent.phase("Failed")
 
 
 def test_an_older_generation_is_never_gone_back_to(agent: Agent) -> None:

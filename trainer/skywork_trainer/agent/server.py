@@ -1,10 +1,13 @@
-"""The agent's HTTP server: /status, /metrics, /readyz, /healthz."""
+"""The agent's HTTP server: /status, /over, /metrics, /readyz, /healthz."""
 
 import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+from skywork_trainer.config import OVER_HOLD_SECONDS, OVER_PATH
 
 CONTENT_TYPE_METRICS = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -14,6 +17,8 @@ class Pages:
     """What the server shows, asked for at each request."""
 
     status: Callable[[], str]
+    over: Callable[[int, float], bool]
+    """Whether a generation is over here; waits for that up to so many seconds."""
     metrics: Callable[[], str]
     unready: Callable[[], str]
     """Why the pod is not ready; empty when it is."""
@@ -28,13 +33,24 @@ def serve(pages: Pages, port: int) -> ThreadingHTTPServer:
         def do_GET(self) -> None:
             if self.path == "/status":
                 self._answer(200, pages.status(), "application/json")
+            elif urlsplit(self.path).path == OVER_PATH:
+                self._answer_when_over(parse_qs(urlsplit(self.path).query).get("generation", [""])[0])
             elif self.path == "/metrics":
                 self._answer(200, pages.metrics(), CONTENT_TYPE_METRICS)
             elif self.path in ("/readyz", "/healthz"):
                 wrong = pages.unready() if self.path == "/readyz" else pages.unhealthy()
                 self._answer(503 if wrong else 200, wrong or "ok", "text/plain")
             else:
-                self._answer(404, "see /status, /metrics, /readyz, /healthz", "text/plain")
+                self._answer(404, "see /status, /over, /metrics, /readyz, /healthz", "text/plain")
+
+        def _answer_when_over(self, generation: str) -> None:
+            if not generation.isdecimal():
+                wrong = f"generation is {generation!r}, and must be a number: {OVER_PATH}?generation=3"
+                self._answer(400, wrong, "text/plain")
+            elif pages.over(int(generation), OVER_HOLD_SECONDS):
+                self._answer(200, "over", "text/plain")
+            else:
+                self._answer(204, "", "text/plain")
 
         def _answer(self, code: int, text: str, kind: str) -> None:
             body = text.encode()

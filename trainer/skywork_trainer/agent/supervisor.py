@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import signal
+import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -87,6 +88,7 @@ class Supervisor:
         self._ticked = time.monotonic()
         self._metrics = NodeMetrics(settings.cache_dir)
         self._asked_for = ""
+        self._turned = threading.Condition()
 
     def run(self) -> int:
         """Supervise until the stage is done (0), cannot be done (64), or the pod is asked to leave (75)."""
@@ -107,6 +109,7 @@ class Supervisor:
             return EXIT_CONFIG
         pages = Pages(
             status=lambda: self.status().model_dump_json(),
+            over=self.over,
             metrics=self._exposition,
             unready=self._unready,
             unhealthy=self._unhealthy,
@@ -144,6 +147,15 @@ class Supervisor:
             progress=read(Progress, self._folder() / "progress.json") if leads else None,
         )
 
+    def over(self, generation: int, seconds: float) -> bool:
+        """Wait until `generation` trains here no more, or so long; return whether it does not."""
+        with self._turned:
+            return self._turned.wait_for(lambda: not self._trains(generation), seconds)
+
+    def _trains(self, generation: int) -> bool:
+        current = self._current
+        return current is not None and current.generation == generation and self._phase is AgentPhase.TRAINING
+
     def _tick(self) -> int | None:
         self._workers.hear(_TICK_SECONDS)
         self._workers.bury()
@@ -159,7 +171,10 @@ class Supervisor:
         if step.phase is not self._phase:
             _log.info("%s: %s", self, step.phase)
         self._phase = step.phase
-        return self._do(step)
+        code = self._do(step)
+        with self._turned:
+            self._turned.notify_all()
+        return code
 
     def _view(self) -> View:
         return View(
