@@ -269,9 +269,10 @@ def _serve(answer: Callable[[str], str | None], port: int) -> ThreadingHTTPServe
 
         def do_GET(self) -> None:
             # Whom the question is for is told by the address it was sent to.
-            text = answer(self.connection.getsockname()[0])
+            known = self.path == "/status"
+            text = answer(self.connection.getsockname()[0]) if known else None
             body = (text or json.dumps({"error": "silent"})).encode()
-            self.send_response(200 if text else 503)
+            self.send_response(200 if text else 503 if known else 404)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
