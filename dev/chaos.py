@@ -114,7 +114,7 @@ class Chaos:
                 newest, deadline = said.get("step", 0), time.monotonic() + RECOVERY_LIMIT_SECONDS
             if time.monotonic() > deadline:
                 raise RuntimeError(f"no step behind {newest} for {RECOVERY_LIMIT_SECONDS:.0f} s: {json.dumps(said)}")
-            time.sleep(0.5)
+            time.sleep(1.0)
 
     def _pod(self, rank: int) -> dict[str, Any]:
         found = runs.pods(self.environment, self.run)

@@ -7,12 +7,12 @@ starts the processes differs. `bare` is our decoder alone, under DDP on random t
 import argparse
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ from skywork_trainer.model import Decoder, initialise
 _JOIN = timedelta(seconds=120)
 
 
-def main() -> int:
+def main() -> None:
     """Train until somebody ends the process."""
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=("trainer", "bare"))
@@ -41,12 +41,11 @@ def main() -> int:
 
         say("start", time.time())
         if options.what == "trainer":
-            return _trainer(options.config, options.folder, say)
+            _trainer(options.config, options.folder, say)
         _bare(Model.model_validate_json(options.model), (options.sequences, options.sequence_length), say)
-    return 0
 
 
-def _trainer(config: str, folder: Path, say: Callable[[str, float], None]) -> int:
+def _trainer(config: str, folder: Path, say: Callable[[str, float], None]) -> NoReturn:
     from skywork_trainer import worker
 
     rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -62,7 +61,8 @@ def _trainer(config: str, folder: Path, say: Callable[[str, float], None]) -> in
     )  # fmt: skip
     if rank == 0:
         threading.Thread(target=_follow, args=(place.state_dir / "progress.json", say), daemon=True).start()
-    return worker.run(load(config), place)
+    # As our agent's forks end: threads that read ahead would hold the process, and torchrun wait 30 s to kill it.
+    os._exit(worker.run(load(config), place))
 
 
 def _follow(path: Path, say: Callable[[str, float], None]) -> None:
@@ -90,4 +90,4 @@ def _bare(geometry: Model, shape: tuple[int, int], say: Callable[[str, float], N
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

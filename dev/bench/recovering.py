@@ -175,29 +175,41 @@ def _spared(environment: Environment, *, repeats: int) -> Iterator[Figure]:
 
 
 def _frozen(environment: Environment, *, repeats: int) -> Iterator[Figure]:
-    """A node that stands still, from when it is declared NotReady."""
+    """A node that stands still, from when it is declared NotReady; the operator is on another one."""
     run, took, api = _run("freezing"), [], client.CoreV1Api(_api(environment))
     run["spec"]["trainer"]["nodes"] = {"min": 2, "max": NODES, "shrinkAfter": "0s", "growAfter": "1s"}
-    runs.start(environment, run)
     for turn in range(repeats):
         say(f"a node freezes, turn {turn + 1} of {repeats}")
+        # Anew each time: replacements share a node, and two members would be gone at once.
+        runs.start(environment, run)
+        _trains(environment, "freezing", NODES)
+        away = next(rank for rank in (2, 1) if _node(_of_rank(environment, "freezing", rank)) != _operator(environment))
         number: list[int] = []
 
         def freeze(environment: Environment, pod: dict[str, Any], number: list[int] = number) -> float:
-            number.append(int(pod["spec"]["nodeName"].removeprefix("node-")))
+            number.append(_node(pod))
             freezing.freeze(number[0])
             until(lambda: not _is_ready(api, number[0]), LIMIT_SECONDS, 0.05)
             return time.time()
 
         try:
-            took.append(_recovery(environment, "freezing", 2, freeze))
+            took.append(_recovery(environment, "freezing", away, freeze))
         finally:
             for frozen in number:
                 freezing.thaw(frozen)
         until(lambda: all(_is_ready(api, n + 1) for n in range(NODES)), LIMIT_SECONDS)
-    runs.remove(environment, "freezing")
+        runs.remove(environment, "freezing")
     goal, unit = Goal(of="value", at_most=5), "s from NotReady to the next step"
     yield Figure(figure="recovery.node_frozen", unit=unit, values=took, goal=goal)
+
+
+def _node(pod: dict[str, Any]) -> int:
+    return int(pod["spec"]["nodeName"].removeprefix("node-"))
+
+
+def _operator(environment: Environment) -> int:
+    labels = ["-n", install.OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=skywork-operator"]
+    return _node(environment.kube.items("pods", *labels)[0])
 
 
 def _is_ready(api: client.CoreV1Api, number: int) -> bool:

@@ -85,7 +85,8 @@ def finished(environment: Environment, name: str, state: str = "Succeeded", seco
         assert status.get("state") not in ({"Failed", "Succeeded"} - {state}), status["conditions"]
         return status if status.get("state") == state else None
 
-    found: dict[str, Any] = until(ended, seconds)
+    # Seldom: each look is a process, and training has two cores at most here.
+    found: dict[str, Any] = until(ended, seconds, 1.0)
     return found
 
 
