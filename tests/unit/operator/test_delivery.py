@@ -33,7 +33,7 @@ def told(*, heard: int | None, ago: float, repeated: int = 0, role: Role = Role.
         pytest.param(told(heard=None, ago=60), False, id="an agent that does not tell"),
         pytest.param(replace(told(heard=1, ago=60), agent=None), False, id="an agent that does not answer"),
         pytest.param(told(heard=1, ago=60, terminating=True), False, id="a pod that ends"),
-        pytest.param(pod(1, generation=2), False, id="a word that needs no delivery"),
+        pytest.param(told(heard=1, ago=NOW), False, id="a word that needs no delivery"),
         pytest.param(pod(1), False, id="a pod that was told nothing"),
         pytest.param(told(heard=1, ago=1.0, role=Role.LEAVE), True, id="a word to leave"),
     ],
