@@ -1,6 +1,7 @@
 """Killed workers, operators and runs, on real kubelets."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,27 @@ def test_a_killed_worker_costs_no_sample_and_the_losses_are_those_of_the_undistu
     assert (counted["steps"], counted["samplesLost"], counted["samplesRepeated"]) == (STEPS, 0, 0)
     # Same world size, same order of every sum, one thread a worker: no rounding differs, so neither does any bit.
     assert counted["losses"] == undisturbed
+
+
+def test_rank_0_s_pod_may_be_deleted_and_the_run_goes_on_by_itself_as_if_nothing_had_been(
+    environment: Environment, undisturbed: list[float]
+) -> None:
+    runs.start(environment, runs.manifest("headless", steps=STEPS))
+    before = runs.at_step(environment, "headless", STEPS // 3)
+    said = {p["metadata"]["uid"]: faults.agent_status(environment.kube, RUN_NAMESPACE, p) for p in _pods(environment)}
+    (leader,) = [p for p in _pods(environment) if (own := said.get(p["metadata"]["uid"])) and own.rank == 0]
+    faults.delete_pod(environment.kube, RUN_NAMESPACE, leader)
+    after = until(lambda: (s := runs.get(environment, "headless")).get("generation", 0) > before["generation"] and s)
+    assert {r["reason"] for r in after["restarts"]["byReason"]} == {"PodLost"}
+    assert leader["metadata"]["uid"] not in {p["metadata"]["uid"] for p in _pods(environment)}
+    runs.finished(environment, "headless")
+    counted = runs.audit(environment, "headless")
+    assert (counted["steps"], counted["samplesLost"], counted["samplesRepeated"]) == (STEPS, 0, 0)
+    assert counted["losses"] == undisturbed
+
+
+def _pods(environment: Environment) -> list[dict[str, Any]]:
+    return runs.pods(environment, "headless")
 
 
 def test_a_killed_operator_is_not_noticed_by_training_and_its_successor_touches_no_pod(
