@@ -36,7 +36,12 @@ def decide(world: World, now: float, defaults: Defaults) -> Plan:
         selector=f"{RUN_LABEL}={run.name}",
         target_tokens=report.target_tokens(plan_of_run),
         checkpoint_interval_seconds=staleness.asked_seconds(run.spec),
-        node_strikes=strikes.forgiven(run.status.node_strikes, policy=run.spec.failure_policy.avoid_nodes, now=now),
+        node_strikes=strikes.forgiven(
+            run.status.node_strikes,
+            policy=run.spec.failure_policy.avoid_nodes,
+            nodes=run.spec.trainer.nodes.max,
+            now=now,
+        ),
     )
     if not run.spec.validation.domains:
         draft.refuse_validation("validation.domains names none")

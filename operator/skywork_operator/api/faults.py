@@ -23,7 +23,8 @@ class AvoidNodes(Base):
     strikes: Annotated[int, Field(ge=0, le=100)] = 3
     """Strikes after which pods stay away from a node; 0 never avoids one."""
     max: Annotated[int, Field(ge=1, le=100)] = 4
-    """Most nodes that are avoided at a time; the longest avoided is forgiven first."""
+    """Most nodes that are avoided at a time; the longest avoided is forgiven first. Where nothing speaks of hardware,
+    no more than half of `trainer.nodes.max`: what strikes all nodes is none's fault."""
     forgive_after: Duration = "6h"
     """How long strikes count."""
 

@@ -223,7 +223,12 @@ def _end(draft: Draft, world: World, stage: str, generation: Generation) -> Plan
         window_seconds=parse_duration_seconds(policy.window),
     )
     blamed = strikes.struck(
-        draft.status.node_strikes, ended.blamed, reason=ended.reason, policy=policy.avoid_nodes, now=draft.now
+        draft.status.node_strikes,
+        ended.blamed,
+        reason=ended.reason,
+        policy=policy.avoid_nodes,
+        nodes=spec.trainer.nodes.max,
+        now=draft.now,
     )
     for name in set(strikes.avoided(blamed)) - set(strikes.avoided(draft.status.node_strikes)):
         draft.tell("Warning", "NodeAvoided", f"node {name} is avoided for {policy.avoid_nodes.forgive_after}")

@@ -154,8 +154,10 @@ def test_spares_stand_by_and_are_asked_for_by_the_job() -> None:
 POLICY = AvoidNodes(strikes=3, max=2, forgive_after="1h")
 
 
-def blame(strikes: list[NodeStrikes], *nodes: str, reason: str = "NodeLost", now: float = NOW) -> list[NodeStrikes]:
-    return struck(strikes, nodes, reason=reason, policy=POLICY, now=now)
+def blame(
+    strikes: list[NodeStrikes], *names: str, reason: str = "NodeLost", nodes: int = 4, now: float = NOW
+) -> list[NodeStrikes]:
+    return struck(strikes, names, reason=reason, policy=POLICY, nodes=nodes, now=now)
 
 
 def test_a_node_is_avoided_after_its_strikes_and_forgiven_after_a_time() -> None:
@@ -165,8 +167,8 @@ def test_a_node_is_avoided_after_its_strikes_and_forgiven_after_a_time() -> None
     assert avoided(strikes) == ()
     strikes = blame(strikes, "a")
     assert avoided(strikes) == ("a",)
-    assert forgiven(strikes, policy=POLICY, now=NOW + 3599) == strikes
-    assert forgiven(strikes, policy=POLICY, now=NOW + 3600) == []
+    assert forgiven(strikes, policy=POLICY, nodes=4, now=NOW + 3599) == strikes
+    assert forgiven(strikes, policy=POLICY, nodes=4, now=NOW + 3600) == []
 
 
 def test_a_hardware_fault_needs_no_second_time() -> None:
@@ -203,9 +205,31 @@ def test_no_more_nodes_are_avoided_than_the_policy_says_and_the_longest_avoided_
     assert avoided(strikes) == ("b", "c")
 
 
+@pytest.mark.parametrize(
+    ("nodes", "reasons", "left_out"),
+    [
+        pytest.param(3, {"a": "Killed", "b": "Hang", "c": "NodeLost"}, ("c",), id="half of three is one, the newest"),
+        pytest.param(4, {"a": "Killed", "b": "Hang", "c": "NodeLost"}, ("b", "c"), id="half of four are two"),
+        pytest.param(1, {"a": "Killed"}, ("a",), id="a run of one node moves"),
+        pytest.param(2, {"a": "HardwareFault", "b": "HardwareFault"}, ("a", "b"), id="broken nodes are no chance"),
+        pytest.param(2, {"a": "HardwareFault", "b": "Killed", "c": "Hang"}, ("a", "c"), id="broken, and by chance"),
+    ],
+)
+def test_what_strikes_all_nodes_is_none_s_fault_and_takes_no_more_than_half_of_them(
+    nodes: int, reasons: dict[str, str], left_out: tuple[str, ...]
+) -> None:
+    policy = AvoidNodes(strikes=2, max=8)
+    strikes: list[NodeStrikes] = []
+    for turn in range(2):
+        for number, (name, reason) in enumerate(reasons.items()):
+            at = NOW + 10 * turn + number
+            strikes = struck(strikes, [name], reason=reason, policy=policy, nodes=nodes, now=at)
+    assert avoided(strikes) == left_out
+
+
 def test_strikes_of_zero_avoid_nothing() -> None:
     policy = AvoidNodes(strikes=0)
-    assert avoided(struck([], ["a"], reason="HardwareFault", policy=policy, now=NOW)) == ()
+    assert avoided(struck([], ["a"], reason="HardwareFault", policy=policy, nodes=4, now=NOW)) == ()
 
 
 def struck_out(*names: str) -> list[NodeStrikes]:
