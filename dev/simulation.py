@@ -8,14 +8,14 @@ kubelets.
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from kubernetes import client, config, watch
+from kubernetes import client, config
 from skywork_operator.render import RUN_LABEL
 from skywork_trainer.config import (
     AGENT_PORT,
@@ -104,7 +104,6 @@ class Simulation:
         self._by_address: dict[str, SimulatedPod] = {}
         self._numbers = 0
         self._ended = threading.Event()
-        self._watch = watch.Watch()
 
     def __enter__(self) -> "Simulation":
         self._server = _serve(self._answer, AGENT_PORT)
@@ -115,7 +114,6 @@ class Simulation:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._watch.stop()
         self._server.shutdown()
         self._server.server_close()
 
@@ -164,15 +162,26 @@ class Simulation:
     def _follow(self) -> None:
         while not self._ended.is_set():
             try:
-                stream = self._watch.stream(self.api.list_pod_for_all_namespaces, label_selector=RUN_LABEL)
-                for event in stream:
+                for kind, body in self._pods_as_they_change():
                     if self._ended.is_set():
                         return
-                    self._see(event["type"], event["raw_object"])
+                    self._see(kind, body)
             except Exception as error:
                 if not self._ended.is_set():
                     print(f"simulation: {error}")
                     time.sleep(0.5)
+
+    def _pods_as_they_change(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Events of a watch as plain data: objects made of them would cost more than all else that happens here."""
+        answer = self.api.list_pod_for_all_namespaces(
+            label_selector=RUN_LABEL, watch=True, timeout_seconds=3600, _preload_content=False
+        )
+        pending = b""
+        for chunk in answer.stream(amt=1 << 16, decode_content=False):
+            *lines, pending = (pending + chunk).split(b"\n")
+            for line in lines:
+                event = json.loads(line)
+                yield event["type"], event["object"]
 
     def _see(self, kind: str, body: dict[str, Any]) -> None:
         metadata, uid = body["metadata"], body["metadata"]["uid"]

@@ -23,6 +23,8 @@ _MODULE = "github.com/kubeflow/training-operator"
 _PROGRAM = "training-operator.v1"
 _SOURCES = Path(__file__).parent / "peers"
 _SECRET = "training-operator-webhook-cert"
+_CERTIFICATES = Path("/tmp/k8s-webhook-server/serving-certs")
+"""Where it looks for the certificate that it makes itself and otherwise finds mounted: no flag changes that."""
 _METRICS_PORT, _HEALTH_PORT, _WEBHOOK_PORT = 19501, 19502, 19503
 
 
@@ -76,14 +78,13 @@ class Kubeflow:
             f"--metrics-bind-address=:{_METRICS_PORT}", f"--health-probe-bind-address=:{_HEALTH_PORT}",
             f"--webhook-server-port={_WEBHOOK_PORT}", *(["--controller-threads=10"] if self._unlimited else []),
         ]  # fmt: skip
-        # Where it looks for the certificate that it makes itself and otherwise finds mounted.
-        certificates = folder / "tmp/k8s-webhook-server/serving-certs"
-        certificates.mkdir(parents=True)
-        bench.start_operator(command, {"TMPDIR": str(folder / "tmp")})
+        shutil.rmtree(_CERTIFICATES, ignore_errors=True)
+        _CERTIFICATES.mkdir(parents=True)
+        bench.start_operator(command, {})
         log = folder / "operator.log"
         processes.wait("the webhook's certificate", lambda: bool(self._secret()), 90, log, bench.operator)
         for name, text in self._secret().items():
-            (certificates / name).write_bytes(base64.b64decode(text))
+            (_CERTIFICATES / name).write_bytes(base64.b64decode(text))
         processes.wait("the peer", _is_ready, 120, log, bench.operator)
 
     def _secret(self) -> dict[str, str]:

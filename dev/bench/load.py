@@ -148,7 +148,8 @@ def workbench(folder: Path, *, pods: int) -> Iterator[Workbench]:
         bench.apply(*_counting())
         stages = [f"--config={_module('sigs.k8s.io/kwok') / 'kustomize/stage' / stage}" for stage in _STAGES]
         command = [str(kwok / "kwok"), f"--kubeconfig={plane.kubeconfig}", "--manage-all-nodes", "--cidr=127.64.0.1/10"]
-        processes.start("kwok", [*command, "--node-lease-duration-seconds=120", *stages], folder)
+        # Renewed every quarter of that: the controller manager here gives a node up after 10 s.
+        processes.start("kwok", [*command, "--node-lease-duration-seconds=20", *stages], folder)
         count = pods // (PODS_PER_NODE - 10) + 2
         room = {"cpu": "10000", "memory": "10000Gi", "pods": str(PODS_PER_NODE)}
         bench.apply(*[_node(number, room) for number in range(count)])

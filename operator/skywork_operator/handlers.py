@@ -32,6 +32,11 @@ WORKERS = 8
 """Passes side by side: a pass mostly waits for the API server and for agents."""
 AGENT_CONNECTIONS = 256
 PASS_LIMIT_SECONDS = 60.0
+PACE_SECONDS = 0.25
+"""Least time between passes over a run for its pods' and Jobs' sake: each pod that comes up tells of it a dozen times."""
+PACE_SECONDS_PER_RUN = 0.01
+"""With many runs the API server has better things to do. Agents and nodes are heard at once all the same."""
+LONGEST_PACE_SECONDS = 2.0
 RESYNC_SECONDS = 300.0
 HEARTBEAT_SECONDS = 20.0
 STALLED_QUEUE_SECONDS = 90.0
@@ -172,7 +177,11 @@ class Operator:
         """A Job or pod of a run changed."""
         self._heard = self._clock()
         if RUN_LABEL in labels:
-            self.queue.add((namespace or "", labels[RUN_LABEL]))
+            self.queue.add_paced((namespace or "", labels[RUN_LABEL]), self._pace_seconds())
+
+    def _pace_seconds(self) -> float:
+        runs = len(self._reconciler.statuses) if self._reconciler is not None else 0
+        return min(max(PACE_SECONDS, runs * PACE_SECONDS_PER_RUN), LONGEST_PACE_SECONDS)
 
     async def node_event(self, type: str | None, body: Mapping[str, Any], name: str, **_: Any) -> None:
         """A node changed: its runs are looked at when that is about its health or its place."""

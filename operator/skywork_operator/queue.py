@@ -14,6 +14,8 @@ K = TypeVar("K", bound=Hashable)
 RETRY_FIRST_SECONDS = 0.1
 RETRY_LIMIT_SECONDS = 60.0
 _LEAST_JITTER = 0.8
+_MOST_PASSED = 10_000
+_LONGEST_PACE_SECONDS = 60.0
 
 
 class WorkQueue(Generic[K]):
@@ -29,6 +31,8 @@ class WorkQueue(Generic[K]):
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._failures: dict[K, tuple[int, float]] = {}
         """Failures in a row, and when the pause after the last of them is over."""
+        self._passed: dict[K, float] = {}
+        """When the last pass over a key ended."""
         self._wakeup = asyncio.Event()
         self.adds_total = 0
         self.retries_total = 0
@@ -44,6 +48,15 @@ class WorkQueue(Generic[K]):
         self._dirty[key] = self._clock()
         if key not in self._processing:
             self._push(key)
+
+    def add_paced(self, key: K, pace_seconds: float) -> None:
+        """Ask for a pass, at once unless the last one is not yet that long ago: a burst becomes one pass."""
+        over = self._passed.get(key)
+        ago = 0.0 if key in self._processing else pace_seconds if over is None else self._clock() - over
+        if ago >= pace_seconds:
+            self.add(key)
+        else:
+            self.add_after(key, pace_seconds - ago)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Ask for a pass in `seconds`, unless one is due earlier."""
@@ -92,6 +105,9 @@ class WorkQueue(Generic[K]):
     def done(self, key: K) -> None:
         """End the pass over `key`."""
         del self._processing[key]
+        self._passed[key] = now = self._clock()
+        if len(self._passed) > _MOST_PASSED:
+            self._passed = {known: over for known, over in self._passed.items() if now - over < _LONGEST_PACE_SECONDS}
         if key in self._dirty:
             self._push(key)
 

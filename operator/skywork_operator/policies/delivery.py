@@ -11,13 +11,13 @@ from skywork_trainer.config import Membership
 
 from skywork_operator.world import Pod
 
-FIRST_SECONDS = 1.0
-"""Five times what a kubelet takes."""
+FIRST_SECONDS = 3.0
+"""More than ten times what a kubelet takes: one that is late because all are busy is not helped by more of this."""
 _MOST_DOUBLINGS = 6
 
 
 def unheard(pods: Iterable[Pod], now: float) -> list[tuple[Pod, Membership]]:
-    """The words of pods whose agents answer, but have not read them after a second; after two the next time, and so on.
+    """The words of pods whose agents answer, but have not read them after 3 s; after 6 the next time, and so on.
 
     An agent that cannot be asked may well have heard, and one that does not say what it has heard is of an older
     version: both are left alone.

@@ -21,21 +21,21 @@ def told(*, heard: int | None, ago: float, repeated: int = 0, role: Role = Role.
 @pytest.mark.parametrize(
     ("seen", "again"),
     [
-        pytest.param(told(heard=1, ago=1.0), True, id="a second without it"),
-        pytest.param(told(heard=1, ago=0.9), False, id="it may be on its way"),
+        pytest.param(told(heard=1, ago=3.0), True, id="three seconds without it"),
+        pytest.param(told(heard=1, ago=2.9), False, id="it may be on its way"),
         pytest.param(told(heard=2, ago=60), False, id="it was heard"),
         pytest.param(told(heard=3, ago=60), False, id="a newer one was heard"),
-        pytest.param(told(heard=0, ago=1.0), True, id="nothing was ever heard"),
-        pytest.param(told(heard=1, ago=1.9, repeated=1), False, id="said twice, less than two seconds ago"),
-        pytest.param(told(heard=1, ago=2.0, repeated=1), True, id="said twice, two seconds ago"),
-        pytest.param(told(heard=1, ago=63.0, repeated=40), False, id="said often, less than a minute ago"),
-        pytest.param(told(heard=1, ago=64.0, repeated=40), True, id="said often, a minute ago"),
+        pytest.param(told(heard=0, ago=3.0), True, id="nothing was ever heard"),
+        pytest.param(told(heard=1, ago=5.9, repeated=1), False, id="said twice, less than six seconds ago"),
+        pytest.param(told(heard=1, ago=6.0, repeated=1), True, id="said twice, six seconds ago"),
+        pytest.param(told(heard=1, ago=191.0, repeated=40), False, id="said often, about three minutes ago"),
+        pytest.param(told(heard=1, ago=192.0, repeated=40), True, id="said often, more than three minutes ago"),
         pytest.param(told(heard=None, ago=60), False, id="an agent that does not tell"),
         pytest.param(replace(told(heard=1, ago=60), agent=None), False, id="an agent that does not answer"),
         pytest.param(told(heard=1, ago=60, terminating=True), False, id="a pod that ends"),
         pytest.param(told(heard=1, ago=NOW), False, id="a word that needs no delivery"),
         pytest.param(pod(1), False, id="a pod that was told nothing"),
-        pytest.param(told(heard=1, ago=1.0, role=Role.LEAVE), True, id="a word to leave"),
+        pytest.param(told(heard=1, ago=3.0, role=Role.LEAVE), True, id="a word to leave"),
     ],
 )
 def test_a_word_is_said_again_when_an_agent_that_answers_has_not_heard_it_in_time(seen: Pod, again: bool) -> None:
@@ -50,7 +50,7 @@ def test_what_is_said_again_is_the_same_word_to_the_same_pod() -> None:
 
 
 def test_a_member_that_has_not_heard_of_its_generation_is_told_again_beside_all_else() -> None:
-    deaf = told(heard=0, ago=2)
+    deaf = told(heard=0, ago=4)
     members = [pod(0, generation=2), deaf, pod(2, generation=2)]
     seen = world(*members)
     assert [(p.index, word.repeated) for p, word in plan(seen).memberships] == [(1, 1)]

@@ -120,3 +120,34 @@ async def test_a_pass_that_takes_too_long_is_cut_and_repeated() -> None:
 def test_retries_without_a_loop_are_refused() -> None:
     with pytest.raises(RuntimeError):
         WorkQueue[str](Clock()).add_after("a", 1)
+
+
+async def test_a_burst_of_events_becomes_one_pass_at_once_and_one_when_the_pace_allows() -> None:
+    loop = asyncio.get_running_loop()
+    queue: WorkQueue[str] = WorkQueue(loop.time)
+    queue.add_paced("a", 0.2)
+    assert len(queue) == 1, "nobody passed over it lately"
+    await queue.get()
+    queue.add_paced("a", 0.2)
+    queue.done("a")
+    for _ in range(5):
+        queue.add_paced("a", 0.2)
+    assert len(queue) == 0
+    over = loop.time()
+    assert await queue.get() == "a"
+    assert loop.time() - over > 0.1
+    queue.done("a")
+    queue.add_paced("b", 0.2)
+    assert await queue.get() == "b", "others are not held up"
+
+
+async def test_what_is_urgent_does_not_wait_for_the_pace() -> None:
+    queue: WorkQueue[str] = WorkQueue(Clock())
+    queue.add("a")
+    await queue.get()
+    queue.done("a")
+    queue.add_paced("a", 0.2)
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.done("a")
+    assert not queue._timers, "the paced one is answered as well"
