@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 
 from skywork_operator.api import GROUP, PLURAL, VERSION
 from skywork_operator.cluster import Cluster
+from skywork_operator.forgetful import NoDifferences, NoProgress
 from skywork_operator.leading import Election
 from skywork_operator.listening import Listener
 from skywork_operator.metrics import OperatorCollector, PassMetrics, queue_seconds
@@ -33,7 +34,7 @@ WORKERS = 8
 AGENT_CONNECTIONS = 256
 PASS_LIMIT_SECONDS = 60.0
 PACE_SECONDS = 0.25
-"""Least time between passes over a run for its pods' and Jobs' sake: each pod that comes up tells of it a dozen times."""
+"""Least time between passes over a run for its pods' and Jobs' sake: a pod that comes up tells of it a dozen times."""
 PACE_SECONDS_PER_RUN = 0.01
 """With many runs the API server has better things to do. Agents and nodes are heard at once all the same."""
 LONGEST_PACE_SECONDS = 2.0
@@ -105,6 +106,8 @@ class Operator:
         # Without it Kopf watches CRDs and namespaces, which a namespaced operator may not read.
         settings.scanning.disabled = True
         settings.persistence.finalizer = f"{GROUP}/unused"
+        settings.persistence.progress_storage = NoProgress()
+        settings.persistence.diffbase_storage = NoDifferences()
         return settings
 
     async def startup(self, **_: Any) -> None:
