@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import aiohttp
-from skywork_trainer.config import AGENT_PORT, OVER_HOLD_SECONDS, OVER_PATH, AgentPhase
+from skywork_trainer.config import OVER_HOLD_SECONDS, OVER_PATH, AgentPhase
 
+from skywork_operator.addresses import agent_url
 from skywork_operator.run_metrics import Key
 from skywork_operator.world import Pod
 
@@ -61,24 +62,22 @@ class Listener:
         await self._agents.close()
 
     async def _ask(self, key: Key, asked: _Asked) -> None:
-        host = f"[{asked.ip}]" if ":" in asked.ip else asked.ip
-        url = f"http://{host}:{AGENT_PORT}{OVER_PATH}?generation={asked.generation}"
+        url = agent_url(asked.ip, f"{OVER_PATH}?generation={asked.generation}")
         while True:
             began = time.monotonic()
             try:
                 async with self._agents.get(url, timeout=_PATIENCE) as answer:
-                    if answer.status == 204:
-                        continue
-                    over = answer.status == 200
+                    status = answer.status
             except (aiohttp.ClientError, TimeoutError):
+                self._heard(key)
                 # Something between us may end quiet connections; one that ends as soon as it began is an agent's end.
                 if time.monotonic() - began > _SHORT_SECONDS:
-                    self._heard(key)
                     continue
-                over = True
-            if over:
+                return
+            if status == 200:
                 self._heard(key)
-            return
+            if status != 204:
+                return
 
 
 def _asked(pod: Pod) -> _Asked:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import aiohttp
-from skywork_trainer.config import AGENT_PORT, AgentStatus
+from skywork_trainer.config import AgentStatus
 
+from skywork_operator.addresses import agent_url
 from skywork_operator.cluster import Cluster
 from skywork_operator.parsing import (
     is_complete,
@@ -94,9 +95,8 @@ async def _pod(agents: aiohttp.ClientSession, body: dict[str, Any], nodes: Mappi
 
 
 async def _ask(agents: aiohttp.ClientSession, ip: str, patience: aiohttp.ClientTimeout) -> AgentStatus | None:
-    host = f"[{ip}]" if ":" in ip else ip
     try:
-        async with agents.get(f"http://{host}:{AGENT_PORT}/status", timeout=patience) as response:
+        async with agents.get(agent_url(ip, "/status"), timeout=patience) as response:
             return parse_words(AgentStatus, json.dumps(await response.json()))
     except (aiohttp.ClientError, TimeoutError, ValueError):
         return None

@@ -1,12 +1,12 @@
 """Questions held open to agents: which are asked, and what an answer does."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 import pytest
 from aiohttp import web
-from skywork_operator import listening
+from skywork_operator import addresses, listening
 from skywork_operator.listening import MOST_OF_A_RUN, Listener
 from skywork_operator.world import Pod
 from skywork_trainer.config import AgentPhase, AgentStatus, Membership, Role
@@ -14,7 +14,6 @@ from skywork_trainer.config import AgentPhase, AgentStatus, Membership, Role
 from tests.unit.operator.build import place, pod
 
 KEY = ("research", "demo")
-Answer = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class Agents:
@@ -44,7 +43,7 @@ async def agents(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agents]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    monkeypatch.setattr(listening, "AGENT_PORT", runner.addresses[0][1])
+    monkeypatch.setattr(addresses, "AGENT_PORT", runner.addresses[0][1])
     yield standing
     await runner.cleanup()
 
@@ -115,7 +114,7 @@ async def test_an_agent_that_does_not_know_the_question_is_left_to_the_probes(
 async def test_an_agent_that_is_gone_is_looked_at(
     listener: Listener, heard: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listening, "AGENT_PORT", 9)
+    monkeypatch.setattr(addresses, "AGENT_PORT", 9)
     listener.follow(KEY, [member(0)])
     await becomes(lambda: heard == [KEY])
 

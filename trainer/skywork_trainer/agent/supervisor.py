@@ -170,10 +170,11 @@ class Supervisor:
         step = decide(self._view(), time.monotonic())
         if step.phase is not self._phase:
             _log.info("%s: %s", self, step.phase)
-        self._phase = step.phase
+        before, self._phase = (self._phase, self._current), step.phase
         code = self._do(step)
-        with self._turned:
-            self._turned.notify_all()
+        if before != (self._phase, self._current):
+            with self._turned:
+                self._turned.notify_all()
         return code
 
     def _view(self) -> View:
