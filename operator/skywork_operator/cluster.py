@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from kubernetes.aio import client, config
 
@@ -31,6 +31,14 @@ class ApiError(Exception):
         self.message = message
 
 
+class Listed(NamedTuple):
+    """The answer to a list."""
+
+    items: list[dict[str, Any]]
+    version: int
+    """Resource version of all of them together: what happened later has a greater one."""
+
+
 class NotLeading(Exception):
     """Another operator may lead by now: nothing was written."""
 
@@ -42,6 +50,8 @@ class Cluster:
         self._api = api
         self.may_write: Callable[[], bool] = lambda: True
         """Asked before each call that changes something of a run."""
+        self.wrote: Callable[[dict[str, Any]], None] = lambda body: None
+        """Told each Job or pod as the API server holds it after a change of ours."""
 
     @classmethod
     async def connect(cls) -> Self:
@@ -71,15 +81,15 @@ class Cluster:
         """All SkyworkRuns of one namespace, or of the cluster."""
         prefix = f"/apis/{GROUP}/{VERSION}"
         path = f"{prefix}/namespaces/{namespace}/{PLURAL}" if namespace else f"{prefix}/{PLURAL}"
-        return await self._items(path)
+        return (await self._list(path)).items
 
-    async def list_jobs(self, namespace: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    async def list_jobs(self, namespace: str, labels: Mapping[str, str]) -> Listed:
         """Jobs with all of `labels`."""
-        return await self._items(f"/apis/batch/v1/namespaces/{namespace}/jobs", labels)
+        return await self._list(f"/apis/batch/v1/namespaces/{namespace}/jobs", labels)
 
-    async def list_pods(self, namespace: str, labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    async def list_pods(self, namespace: str, labels: Mapping[str, str]) -> Listed:
         """Pods with all of `labels`."""
-        return await self._items(f"/api/v1/namespaces/{namespace}/pods", labels)
+        return await self._list(f"/api/v1/namespaces/{namespace}/pods", labels)
 
     async def apply(self, manifest: dict[str, Any], *, guarded: bool = True) -> None:
         """Server-side apply of a whole manifest, taking over fields that others set."""
@@ -111,7 +121,7 @@ class Cluster:
 
     async def list_nodes(self) -> list[dict[str, Any]]:
         """All nodes."""
-        return await self._items("/api/v1/nodes")
+        return (await self._list("/api/v1/nodes")).items
 
     async def get_lease(self, namespace: str, name: str) -> dict[str, Any] | None:
         """The Lease, or None while there is none."""
@@ -231,11 +241,10 @@ class Cluster:
         """Post an Event."""
         await self._call("POST", f"/api/v1/namespaces/{namespace}/events", event)
 
-    async def _items(self, path: str, labels: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    async def _list(self, path: str, labels: Mapping[str, str] | None = None) -> Listed:
         selector = ",".join(f"{k}={v}" for k, v in (labels or {}).items())
         listed = await self._call("GET", path, query=[("labelSelector", selector)] if selector else [])
-        items: list[dict[str, Any]] = listed["items"]
-        return items
+        return Listed(listed["items"], int(listed["metadata"]["resourceVersion"]))
 
     async def _patch(self, path: str, body: dict[str, Any]) -> None:
         await self._call("PATCH", path, body, "application/merge-patch+json", _MANAGED)
@@ -277,6 +286,9 @@ class Cluster:
             answer = {"message": raw[:200].decode(errors="replace")}
         if not 200 <= status < 300:
             raise ApiError(status, answer.get("reason", "Unknown"), answer.get("message", ""))
+        # What a deletion answers may be the last of an object, or its first moment of ending: its event tells which.
+        if method == "PATCH" and answer.get("kind") in ("Job", "Pod"):
+            self.wrote(answer)
         return dict(answer)
 
 

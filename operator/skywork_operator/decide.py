@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from skywork_trainer.config import RunConfig
 
-from skywork_operator.api.status import StageStatus
+from skywork_operator.api.status import NodeCounts, StageStatus
 from skywork_operator.deciding import ending, preparing, training
 from skywork_operator.deciding.draft import Draft
 from skywork_operator.policies import nodes, preparation, report, staleness, strikes
@@ -110,8 +110,10 @@ def _start_stage(draft: Draft, stage: str, defaults: Defaults) -> Plan:
         draft.tell("Normal", "StageStarted", f"stage {stage} asks for {draft.run.spec.trainer.nodes.max} nodes")
     if draft.status.start_time is None:
         draft.update(start_time=timestamp(draft.now))
-    draft.say("Running", False, "Starting", f"stage {stage} waits for its pods")
-    draft.update(state="Starting", stage=stage, completion_time=None)
+    # In the words of the next pass: it finds no pods yet, either, and has nothing to write.
+    draft.say("Running", False, "WaitingForPods", report.waiting_sentence(stage, 0, draft.run.spec))
+    nodes = NodeCounts(desired=draft.run.spec.trainer.nodes.max)
+    draft.update(state="Starting", stage=stage, nodes=nodes, completion_time=None)
     draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
     objects = tuple(stage_objects(draft.run, stage, defaults))
     return draft.plan(objects=objects, requeue_after_seconds=training.STARTING_POLL_SECONDS)

@@ -22,12 +22,12 @@ from skywork_operator.forgetful import NoDifferences, NoProgress
 from skywork_operator.leading import Election
 from skywork_operator.listening import Listener
 from skywork_operator.metrics import OperatorCollector, PassMetrics, queue_seconds
+from skywork_operator.observe import Observer
 from skywork_operator.parsing import parse_node
 from skywork_operator.queue import WorkQueue, work
 from skywork_operator.reconcile import Reconciler
 from skywork_operator.render import MANAGED_LABEL, MANAGER, RUN_LABEL, Defaults
-from skywork_operator.run_metrics import Key
-from skywork_operator.world import Node
+from skywork_operator.world import Key, Node
 
 WORKERS = 8
 """Passes side by side: a pass mostly waits for the API server and for agents."""
@@ -73,6 +73,7 @@ class Operator:
         self._heartbeat_namespace = self._namespaces[0] if self._namespaces else self._own_namespace
         self._elect = elect
         self._nodes: dict[str, Node] | None = None if self._namespaces else {}
+        self._observer: Observer | None = None
         self._reconciler: Reconciler | None = None
         self._heard = self._clock()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -120,7 +121,8 @@ class Operator:
         self._closing = [listener.close, agents.close, lambda: cluster.__aexit__(None)]
         if self._nodes is not None:
             self._nodes |= {body["metadata"]["name"]: parse_node(body) for body in await cluster.list_nodes()}
-        reconciler = Reconciler(cluster, agents, self._defaults, PassMetrics(self.registry), self._nodes, listener)
+        self._observer = observer = Observer(cluster, agents, self._clock)
+        reconciler = Reconciler(cluster, observer, self._defaults, PassMetrics(self.registry), self._nodes, listener)
         self._reconciler = reconciler
         self.registry.register(
             OperatorCollector(
@@ -176,11 +178,15 @@ class Operator:
         self._heard = self._clock()
         self.queue.add((namespace or "", name))
 
-    async def child_event(self, labels: Mapping[str, str], namespace: str | None, **_: Any) -> None:
+    async def child_event(
+        self, type: str | None, event: Mapping[str, Any], labels: Mapping[str, str], namespace: str | None, **_: Any
+    ) -> None:
         """A Job or pod of a run changed."""
         self._heard = self._clock()
         if RUN_LABEL in labels:
             self.queue.add_paced((namespace or "", labels[RUN_LABEL]), self._pace_seconds())
+        if self._observer is not None:
+            self._observer.hear(event["object"], gone=type == "DELETED")
 
     def _pace_seconds(self) -> float:
         runs = len(self._reconciler.statuses) if self._reconciler is not None else 0

@@ -13,8 +13,7 @@ import aiohttp
 from skywork_trainer.config import OVER_HOLD_SECONDS, OVER_PATH, AgentPhase
 
 from skywork_operator.addresses import agent_url
-from skywork_operator.run_metrics import Key
-from skywork_operator.world import Pod
+from skywork_operator.world import Key, Pod
 
 MOST_OF_A_RUN = 16
 MOST = 512

@@ -9,7 +9,8 @@ from prometheus_client.registry import Collector
 from skywork_operator import __version__
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.queue import WorkQueue
-from skywork_operator.run_metrics import IdleTime, Key, run_metrics
+from skywork_operator.run_metrics import IdleTime, run_metrics
+from skywork_operator.world import Key
 
 _QUEUE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 

@@ -17,8 +17,10 @@ T = TypeVar("T")
 class _Known(Generic[T]):
     objects: dict[str, tuple[int, T]] = field(default_factory=dict)
     """By UID, with the version of each."""
+    told: set[str] = field(default_factory=set)
+    """UIDs of objects told of since the newest list began: it may show them as they were before."""
     gone: set[str] = field(default_factory=set)
-    """UIDs of objects deleted since the newest list began: it may show them still."""
+    """UIDs of objects deleted since then: it may show them still."""
     listed: float | None = None
     """When the newest list began."""
 
@@ -39,13 +41,16 @@ class Mirror(Generic[T]):
 
     def begin(self, key: Key) -> float:
         """Say that a list begins, from when on no event may be missed; what `listed` wants to know of it."""
-        self._runs.setdefault(key, _Known()).gone.clear()
+        run = self._runs.setdefault(key, _Known())
+        run.told.clear()
+        run.gone.clear()
         return self._clock()
 
     def listed(self, key: Key, bodies: Sequence[Mapping[str, Any]], *, version: int, began: float) -> list[T]:
         """Take over a list of that resource version; what an event told in the meantime is newer and stays."""
         run = self._runs.setdefault(key, _Known())
-        kept = {uid: entry for uid, entry in run.objects.items() if entry[0] > version}
+        # All else goes, whatever its version: a server restored from a backup counts from where that was made.
+        kept = {uid: entry for uid in run.told if (entry := run.objects.get(uid)) is not None and entry[0] > version}
         for body in bodies:
             uid = body["metadata"]["uid"]
             if uid not in kept and uid not in run.gone:
@@ -60,6 +65,7 @@ class Mirror(Generic[T]):
             return
         uid, version = body["metadata"]["uid"], int(body["metadata"]["resourceVersion"])
         before = run.objects.get(uid)
+        run.told.add(uid)
         if gone:
             run.objects.pop(uid, None)
             run.gone.add(uid)

@@ -1,102 +1,184 @@
-"""observe(run) -> World: live reads of the API server and of the agents, turned into plain data."""
+"""What one pass sees of its run: Jobs and pods as they are known or read, and the words of agents, as plain data."""
 
 import asyncio
 import json
-from collections.abc import Mapping
-from typing import Any
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import aiohttp
 from skywork_trainer.config import AgentStatus
 
 from skywork_operator.addresses import agent_url
-from skywork_operator.cluster import Cluster
+from skywork_operator.cluster import Cluster, Listed
+from skywork_operator.mirror import Mirror
 from skywork_operator.parsing import (
+    SeenPod,
     is_complete,
     owner,
     parse_job,
     parse_node,
-    parse_pod,
     parse_prepare_job,
     parse_words,
+    see_job,
+    see_pod,
 )
-from skywork_operator.policies.blockage import job_blockage, mount_blockage, waits_for_volumes
+from skywork_operator.policies.blockage import job_blockage, mount_blockage
 from skywork_operator.render import PHASE_LABEL, PREPARE_LABEL, RUN_LABEL, STAGE_LABEL, gang_of
-from skywork_operator.world import Node, Pod, PrepareJob, Run, World
+from skywork_operator.times import seconds
+from skywork_operator.world import Key, Node, Pod, PrepareJob, Run, World
 
 _AGENT_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 _DOUBTFUL_AGENT_TIMEOUT = aiohttp.ClientTimeout(total=0.3)
 """For agents on nodes that are not ready: whoever is well there answers at once, and the others are waited for."""
+_T = TypeVar("_T")
 
 
-async def observe(cluster: Cluster, agents: aiohttp.ClientSession, run: Run, nodes: Mapping[str, Node] | None) -> World:
-    """Read the run's Jobs, the pods of its newest stage with their agents' words, and those of its preparations."""
-    found = await cluster.list_jobs(run.namespace, {RUN_LABEL: run.name})
-    owned = [job for job in found if owner(job) == run.uid]
-    staged = {job["metadata"]["labels"][STAGE_LABEL]: job for job in owned if STAGE_LABEL in job["metadata"]["labels"]}
-    jobs = {stage: parse_job(body) for stage, body in staged.items()}
-    preparing = [job for job in owned if PREPARE_LABEL in job["metadata"]["labels"]]
-    prepare_jobs = tuple([await _prepare_job(cluster, run, job) for job in preparing])
-    order = [stage.name for stage in run.spec.stages if stage.name in jobs]
-    gang = gang_of(run)
-    # Asked only while a stage may start: Jobs that are there had their PodGroup before them.
-    waits = gang is not None and len(order) < len(run.spec.stages)
-    missing = gang is not None and waits and not await cluster.serves(gang.api_version)
-    if not order:
-        return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, nodes=nodes, gang_missing=missing)
-    newest = jobs[order[-1]]
-    bodies = await cluster.list_pods(run.namespace, {RUN_LABEL: run.name, STAGE_LABEL: newest.stage})
-    mine = [body for body in bodies if owner(body) == newest.uid]
-    if not newest.complete and not newest.suspended:
-        jobs[newest.stage] = parse_job(staged[newest.stage], blocked=await _why_blocked(cluster, run, newest.uid, mine))
-    if nodes is not None:
-        nodes = await _nodes_of(cluster, mine, nodes)
-    pods = await asyncio.gather(*(_pod(agents, body, nodes) for body in mine))
-    ordered = tuple(sorted(pods, key=lambda p: (p.index, p.name)))
-    return World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, pods=ordered, nodes=nodes, gang_missing=missing)
+@dataclass(frozen=True)
+class Sight:
+    """What one look at a run saw."""
+
+    world: World
+    certain: bool
+    """Whether all of it was read just now, and nothing taken from what watches told."""
+    answers: Mapping[str, AgentStatus | None] = field(default_factory=dict)
+    """What the agents said, by UID of their pods; None where one did not answer."""
 
 
-async def _prepare_job(cluster: Cluster, run: Run, body: dict[str, Any]) -> PrepareJob:
-    pods: list[dict[str, Any]] = []
-    # The pods of a complete Job have nothing more to say, and a source may have a thousand of them.
-    if not is_complete(body):
-        wanted = {key: body["metadata"]["labels"][key] for key in (RUN_LABEL, PREPARE_LABEL, PHASE_LABEL)}
-        found = await cluster.list_pods(run.namespace, wanted)
-        pods = [pod for pod in found if owner(pod) == body["metadata"]["uid"]]
-    return parse_prepare_job(body, pods)
+class Observer:
+    """Looks at runs; holds the mirror of their Jobs and pods, which `hear` keeps up between two lists."""
+
+    def __init__(self, cluster: Cluster, agents: aiohttp.ClientSession, clock: Callable[[], float]) -> None:
+        self._cluster, self._agents = cluster, agents
+        self._jobs: Mirror[dict[str, Any]] = Mirror(see_job, clock)
+        self._pods: Mirror[SeenPod] = Mirror(see_pod, clock)
+        cluster.wrote = self.hear
+
+    def hear(self, body: Mapping[str, Any], *, gone: bool = False) -> None:
+        """Take over a Job or a pod: out of a watch's event, or as it is after a write of ours."""
+        metadata = body["metadata"]
+        labels = metadata.get("labels") or {}
+        if RUN_LABEL not in labels:
+            return
+        key = metadata["namespace"], labels[RUN_LABEL]
+        if body.get("kind") == "Job":
+            self._jobs.hear(key, body, gone=gone)
+        elif STAGE_LABEL in labels:
+            self._pods.hear(key, body, gone=gone)
+
+    def forget(self, key: Key) -> None:
+        """Read everything of a run when it is looked at next."""
+        self._jobs.forget(key)
+        self._pods.forget(key)
+
+    async def look(
+        self,
+        run: Run,
+        nodes: Mapping[str, Node] | None,
+        *,
+        within_seconds: float,
+        patience_seconds: float,
+        answers: Mapping[str, AgentStatus | None] | None = None,
+    ) -> Sight:
+        """The run's Jobs, the pods of its newest stage with their agents' words, and those of its preparations.
+
+        Lists younger than `within_seconds` serve again. Why pods are not made is asked once they are that late.
+        Agents that are among `answers` are not asked again.
+        """
+        key = run.namespace, run.name
+        found, live = await _listed(
+            self._jobs, key, within_seconds, lambda: self._cluster.list_jobs(run.namespace, {RUN_LABEL: run.name})
+        )
+        owned = [job for job in found if owner(job) == run.uid]
+        staged = {
+            job["metadata"]["labels"][STAGE_LABEL]: job for job in owned if STAGE_LABEL in job["metadata"]["labels"]
+        }
+        jobs = {stage: parse_job(body) for stage, body in staged.items()}
+        preparing = [job for job in owned if PREPARE_LABEL in job["metadata"]["labels"]]
+        prepare_jobs = tuple([await self._prepare_job(run, job) for job in preparing])
+        order = [stage.name for stage in run.spec.stages if stage.name in jobs]
+        gang = gang_of(run)
+        # Asked only while a stage may start: Jobs that are there had their PodGroup before them.
+        waits = gang is not None and len(order) < len(run.spec.stages)
+        missing = gang is not None and waits and not await self._cluster.serves(gang.api_version)
+        world = World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, nodes=nodes, gang_missing=missing)
+        if not order:
+            return Sight(world, live)
+        newest = jobs[order[-1]]
+        labels = {RUN_LABEL: run.name, STAGE_LABEL: newest.stage}
+        seen, live_pods = await _listed(
+            self._pods, key, within_seconds, lambda: self._cluster.list_pods(run.namespace, labels)
+        )
+        mine = [pod for pod in seen if pod.owner == newest.uid]
+        if not newest.complete and not newest.suspended:
+            blocked = await self._why_blocked(run, staged[newest.stage], mine, patience_seconds)
+            jobs[newest.stage] = parse_job(staged[newest.stage], blocked=blocked)
+        if nodes is not None:
+            nodes = await self._nodes_of([pod.pod for pod in mine], nodes)
+        asked = await asyncio.gather(*(self._ask(pod.pod, nodes, answers or {}) for pod in mine))
+        pods = [replace(pod.pod, agent=answer) for pod, answer in zip(mine, asked, strict=True)]
+        ordered = tuple(sorted(pods, key=lambda p: (p.index, p.name)))
+        said = {pod.uid: pod.agent for pod in ordered}
+        return Sight(replace(world, jobs=jobs, pods=ordered, nodes=nodes), live and live_pods, said)
+
+    async def _prepare_job(self, run: Run, body: dict[str, Any]) -> PrepareJob:
+        pods: list[dict[str, Any]] = []
+        # The pods of a complete Job have nothing more to say, and a source may have a thousand of them.
+        if not is_complete(body):
+            wanted = {key: body["metadata"]["labels"][key] for key in (RUN_LABEL, PREPARE_LABEL, PHASE_LABEL)}
+            found = await self._cluster.list_pods(run.namespace, wanted)
+            pods = [pod for pod in found.items if owner(pod) == body["metadata"]["uid"]]
+        return parse_prepare_job(body, pods)
+
+    async def _why_blocked(
+        self, run: Run, job: dict[str, Any], pods: list[SeenPod], patience_seconds: float
+    ) -> tuple[str, str] | None:
+        """Why a Job makes no pods, or why one waits for its volumes: only Events tell.
+
+        The API server reads all of a namespace's to find them: they are asked for where something is late.
+        """
+        late = time.time() - patience_seconds
+        if not pods:
+            if seconds(job["metadata"]["creationTimestamp"]) > late:
+                return None
+            return job_blockage(await self._cluster.list_events(run.namespace, job["metadata"]["uid"]))
+        waiting = next((seen.pod for seen in pods if (seen.mounts_since or late + 1) <= late), None)
+        return mount_blockage(await self._cluster.list_events(run.namespace, waiting.uid)) if waiting else None
+
+    async def _nodes_of(self, pods: list[Pod], known: Mapping[str, Node]) -> Mapping[str, Node]:
+        """The nodes that pods are on. Watches have no common order: one not heard of yet is asked for, not gone."""
+        names = {pod.node for pod in pods if pod.node}
+        found = {name: known[name] for name in names if name in known}
+        for name in names - found.keys():
+            body = await self._cluster.get_node(name)
+            if body is not None:
+                found[name] = parse_node(body)
+        return found
+
+    async def _ask(
+        self, pod: Pod, nodes: Mapping[str, Node] | None, answers: Mapping[str, AgentStatus | None]
+    ) -> AgentStatus | None:
+        if pod.phase != "Running" or not pod.ip:
+            return None
+        if pod.uid in answers:
+            return answers[pod.uid]
+        node = (nodes or {}).get(pod.node)
+        patience = _AGENT_TIMEOUT if node is None or node.ready else _DOUBTFUL_AGENT_TIMEOUT
+        try:
+            async with self._agents.get(agent_url(pod.ip, "/status"), timeout=patience) as response:
+                return parse_words(AgentStatus, json.dumps(await response.json()))
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return None
 
 
-async def _why_blocked(cluster: Cluster, run: Run, job_uid: str, pods: list[dict[str, Any]]) -> tuple[str, str] | None:
-    """Why a Job makes no pods, or why one waits for its volumes: only Events tell."""
-    if not pods:
-        return job_blockage(await cluster.list_events(run.namespace, job_uid))
-    waiting = next((pod for pod in pods if waits_for_volumes(pod)), None)
-    if waiting is None:
-        return None
-    return mount_blockage(await cluster.list_events(run.namespace, waiting["metadata"]["uid"]))
-
-
-async def _nodes_of(cluster: Cluster, pods: list[dict[str, Any]], known: Mapping[str, Node]) -> Mapping[str, Node]:
-    """The nodes that pods are on. Watches have no common order: one not heard of yet is asked for, not gone."""
-    names = {name for pod in pods if (name := pod.get("spec", {}).get("nodeName"))}
-    found = {name: known[name] for name in names if name in known}
-    for name in names - found.keys():
-        body = await cluster.get_node(name)
-        if body is not None:
-            found[name] = parse_node(body)
-    return found
-
-
-async def _pod(agents: aiohttp.ClientSession, body: dict[str, Any], nodes: Mapping[str, Node] | None) -> Pod:
-    status = body.get("status", {})
-    ip, phase = status.get("podIP", ""), status.get("phase", "Pending")
-    node = (nodes or {}).get(body.get("spec", {}).get("nodeName", ""))
-    patience = _AGENT_TIMEOUT if node is None or node.ready else _DOUBTFUL_AGENT_TIMEOUT
-    return parse_pod(body, await _ask(agents, ip, patience) if phase == "Running" and ip else None)
-
-
-async def _ask(agents: aiohttp.ClientSession, ip: str, patience: aiohttp.ClientTimeout) -> AgentStatus | None:
-    try:
-        async with agents.get(agent_url(ip, "/status"), timeout=patience) as response:
-            return parse_words(AgentStatus, json.dumps(await response.json()))
-    except (aiohttp.ClientError, TimeoutError, ValueError):
-        return None
+async def _listed(
+    mirror: Mirror[_T], key: Key, within_seconds: float, read: Callable[[], Awaitable[Listed]]
+) -> tuple[list[_T], bool]:
+    """A run's objects, and whether they were read for that."""
+    known = mirror.known(key, within_seconds=within_seconds)
+    if known is not None:
+        return known, False
+    began = mirror.begin(key)
+    listed = await read()
+    return mirror.listed(key, listed.items, version=listed.version, began=began), True

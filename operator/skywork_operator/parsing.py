@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -10,7 +12,7 @@ from skywork_trainer.config import MEMBERSHIP_ANNOTATION, AgentStatus, Failure, 
 from skywork_operator.api import GROUP
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.api.types import SkyworkRunSpec
-from skywork_operator.policies.blockage import blockage
+from skywork_operator.policies.blockage import blockage, waits_for_volumes
 from skywork_operator.render import PHASE_LABEL, PLACEMENT_GATE, PREPARE_LABEL, STAGE_LABEL, TRACKING_FINALIZER
 from skywork_operator.times import seconds
 from skywork_operator.world import Job, Node, Pod, PrepareJob, Run
@@ -100,7 +102,39 @@ def _failed(pod: dict[str, Any]) -> bool:
     return bool(pod.get("status", {}).get("phase") == "Failed")
 
 
-def parse_pod(body: dict[str, Any], agent: AgentStatus | None) -> Pod:
+@dataclass(frozen=True, slots=True)
+class SeenPod:
+    """A stage's pod before its agent was asked, and what `World` does not tell of it."""
+
+    owner: str | None
+    """UID of its Job."""
+    stage: str
+    pod: Pod
+    mounts_since: float | None
+    """Since when it has a node, and waits for its containers to be made."""
+
+
+def see_pod(body: Mapping[str, Any]) -> SeenPod:
+    """A stage's pod as the API server shows it."""
+    whole = dict(body)
+    conditions = {c["type"]: c for c in whole.get("status", {}).get("conditions") or []}
+    scheduled = conditions.get("PodScheduled", {}).get("lastTransitionTime")
+    return SeenPod(
+        owner=owner(whole),
+        stage=whole["metadata"]["labels"][STAGE_LABEL],
+        pod=parse_pod(whole),
+        mounts_since=seconds(scheduled) if scheduled and waits_for_volumes(whole) else None,
+    )
+
+
+def see_job(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A Job without what nothing is read from: the template, and who has set which field."""
+    metadata = {key: value for key, value in body["metadata"].items() if key != "managedFields"}
+    spec = {key: value for key, value in body["spec"].items() if key != "template"}
+    return {"metadata": metadata, "spec": spec, "status": body.get("status") or {}}
+
+
+def parse_pod(body: dict[str, Any], agent: AgentStatus | None = None) -> Pod:
     """A stage's pod, joined with what its agent says."""
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     annotations = metadata.get("annotations") or {}

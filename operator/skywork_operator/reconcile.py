@@ -5,38 +5,41 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import aiohttp
-
 from skywork_operator.act import act
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.cluster import ApiError, Cluster, NotLeading
 from skywork_operator.decide import decide
 from skywork_operator.listening import Listener
 from skywork_operator.metrics import PassMetrics
-from skywork_operator.observe import observe
+from skywork_operator.observe import Observer
 from skywork_operator.parsing import parse_run
+from skywork_operator.policies import certainty
 from skywork_operator.render import Defaults
-from skywork_operator.run_metrics import Key
-from skywork_operator.world import Node
+from skywork_operator.world import Key, Node
 
 LOOK_SECONDS_PER_RUN = 0.05
+"""Twenty runs a second are looked at for no other reason than that time has passed."""
+TRUST_SECONDS = 5.0
+"""How long a pass may go by what watches told since the last list: they may have fallen silent."""
+LATE_SECONDS = 2.0
+"""Pods that are not made by then are late."""
 _log = logging.getLogger(__name__)
 
 
 class Reconciler:
-    """Makes passes; holds connections and the newest status of each run for the metrics, and no other state."""
+    """Makes passes; holds the newest status of each run for the metrics, and decides on nothing it remembers."""
 
     def __init__(
         self,
         cluster: Cluster,
-        agents: aiohttp.ClientSession,
+        observer: Observer,
         defaults: Defaults,
         metrics: PassMetrics,
         nodes: Mapping[str, Node] | None,
         listener: Listener,
     ) -> None:
         self._cluster = cluster
-        self._agents = agents
+        self._observer = observer
         self._defaults = defaults
         self._metrics = metrics
         self._nodes = nodes
@@ -59,21 +62,34 @@ class Reconciler:
             self.statuses.pop(key, None)
             self.placed.pop(key, None)
             self._listener.follow(key, ())
+            self._observer.forget(key)
             return None
         run = parse_run(body)
-        world = await observe(self._cluster, self._agents, run, self._nodes)
-        self.placed[key] = frozenset(pod.node for pod in world.pods if pod.node)
+        unhurried = len(self.statuses) * LOOK_SECONDS_PER_RUN
+        patience = max(LATE_SECONDS, unhurried)
+        within = max(TRUST_SECONDS, unhurried)
+        sight = await self._observer.look(run, self._nodes, within_seconds=within, patience_seconds=patience)
         now = time.time()
-        plan = decide(world, now, self._defaults)
+        plan = decide(sight.world, now, self._defaults)
+        if not sight.certain and certainty.wanted(run.status, plan):
+            answers = sight.answers
+            sight = await self._observer.look(
+                run, self._nodes, within_seconds=0, patience_seconds=patience, answers=answers
+            )
+            now = time.time()
+            plan = decide(sight.world, now, self._defaults)
+        self.placed[key] = frozenset(pod.node for pod in sight.world.pods if pod.node)
         await act(self._cluster, body, plan, now)
-        self._listener.follow(key, world.pods)
+        self._listener.follow(key, sight.world.pods)
         self.statuses[key] = plan.status
         again = plan.requeue_after_seconds
         # Many runs are looked at less often each: what must be quick comes as an event.
-        return again if again is None or again < 1.0 else max(again, len(self.statuses) * LOOK_SECONDS_PER_RUN)
+        return again if again is None or again < 1.0 else max(again, unhurried)
 
     def failed(self, key: Key, error: Exception, pause_seconds: float) -> None:
         """Log and count a pass that raised; one that met a newer version of its object is no error."""
+        # Whatever was known may be what was wrong.
+        self._observer.forget(key)
         conflict = isinstance(error, NotLeading) or (isinstance(error, ApiError) and error.status == 409)
         self._metrics.passes.labels("conflict" if conflict else "error").inc()
         name = f"{key[0]}/{key[1]}"

@@ -10,9 +10,8 @@ from skywork_operator.policies import goodput, report
 from skywork_operator.policies.conditions import find
 from skywork_operator.policies.recovery import PARTS
 from skywork_operator.times import seconds
+from skywork_operator.world import Key
 
-Key = tuple[str, str]
-"""Namespace and name of a run."""
 _RUN = ["namespace", "run"]
 _GAUGES: dict[str, tuple[str, list[str]]] = {
     "state_info": ("State of the run, as kubectl shows it.", ["state"]),

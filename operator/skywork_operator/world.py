@@ -9,6 +9,9 @@ from skywork_trainer.config import AgentPhase, AgentStatus, Failure, Membership,
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.api.types import SkyworkRunSpec
 
+Key = tuple[str, str]
+"""Namespace and name of a run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -79,7 +82,7 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Pod:
     """One pod of the current stage's Job, joined with what its agent says."""
 

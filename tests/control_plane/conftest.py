@@ -1,8 +1,10 @@
 """A private control plane on loopback: real etcd, API server, controller manager and scheduler, no nodes."""
 
 import itertools
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from dev.cluster.control_plane import ControlPlane, control_plane
 from dev.demo.install import ROOT
 from dev.demo.kube import Kube
 from dev.simulation import Simulation
+from tests.control_plane.proxy import Proxy, proxy
 from tests.control_plane.running import SYSTEM, Operator, chart_account
 from tests.waiting import until
 
@@ -83,3 +86,23 @@ def simulation(plane: ControlPlane, kube: Kube) -> Iterator[Simulation]:
 def untainted(simulation: Simulation) -> None:
     """A node that a test before had die is a node like any other again."""
     until(simulation.untainted, 60)
+
+
+@pytest.fixture
+def between(account: Path, tmp_path: Path) -> Iterator[Proxy]:
+    """What the operators of a test speak with."""
+    with proxy(account, tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def started(between: Proxy, tmp_path: Path) -> Iterator[list[Operator]]:
+    """The operators of a test, which end with it."""
+    operators: list[Operator] = []
+    yield operators
+    for operator in operators:
+        with suppress(ProcessLookupError):
+            operator.process.send_signal(signal.SIGCONT)
+        operator.kill()
+    if (tmp_path / "operator.log").exists():
+        print((tmp_path / "operator.log").read_text()[-3000:])

@@ -4,8 +4,6 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,33 +12,13 @@ import pytest
 
 from dev.demo.kube import Kube
 from dev.simulation import Simulation
-from tests.control_plane.proxy import Cut, Fault, Proxy, Seen, proxy
+from tests.control_plane.proxy import Cut, Fault, Proxy, Seen
 from tests.control_plane.running import SYSTEM, Operator
 from tests.control_plane.simulated import member, passes, remove, run_manifest, trains
 from tests.waiting import until
 
 pytestmark = pytest.mark.usefixtures("untainted")
 LEASE = "skywork-operator-leader"
-
-
-@pytest.fixture
-def between(account: Path, tmp_path: Path) -> Iterator[Proxy]:
-    """What the operators of a test speak with."""
-    with proxy(account, tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def started(between: Proxy, tmp_path: Path) -> Iterator[list[Operator]]:
-    """The operators of a test, which end with it."""
-    operators: list[Operator] = []
-    yield operators
-    for operator in operators:
-        with suppress(ProcessLookupError):
-            operator.process.send_signal(signal.SIGCONT)
-        operator.kill()
-    if (tmp_path / "operator.log").exists():
-        print((tmp_path / "operator.log").read_text()[-3000:])
 
 
 def kinds(kube: Kube, namespace: str) -> Counter[str]:

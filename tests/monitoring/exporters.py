@@ -12,8 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.metrics import OperatorCollector, PassMetrics, queue_seconds
 from skywork_operator.queue import WorkQueue
-from skywork_operator.run_metrics import Key
 from skywork_operator.times import timestamp
+from skywork_operator.world import Key
 from skywork_trainer.agent.exposition import merged
 from skywork_trainer.agent.node_metrics import NodeMetrics
 from skywork_trainer.config import DomainLoss, Place, Section

@@ -372,7 +372,7 @@ def _new_generation(
 
 def _say_why_waiting(draft: Draft, world: World, stage: str) -> None:
     usable = sum(pod.usable for pod in world.pods)
-    waiting = f"stage {stage}: {usable} of {draft.run.spec.trainer.nodes.max} nodes are ready"
+    waiting = report.waiting_sentence(stage, usable, draft.run.spec)
     blocked = _blocked(world.jobs[stage], world.pods, draft.now)
     if blocked is not None:
         reason, message = blocked

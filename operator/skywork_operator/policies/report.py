@@ -59,6 +59,11 @@ def stages_before_start(run: Run) -> frozenset[str]:
     return past
 
 
+def waiting_sentence(stage: str, ready: int, spec: SkyworkRunSpec) -> str:
+    """How many nodes a stage has that waits for them."""
+    return f"stage {stage}: {ready} of {spec.trainer.nodes.max} nodes are ready"
+
+
 def target_tokens(config: RunConfig) -> int:
     """Tokens of all stages of a run, whole steps."""
     return config.stage_steps(len(config.stages) - 1).stop * config.global_batch_tokens

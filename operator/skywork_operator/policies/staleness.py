@@ -8,6 +8,8 @@ from skywork_operator.times import seconds
 
 INTERVALS = 2
 """Times the interval that a checkpoint may be old."""
+SLACK_SECONDS = 10.0
+"""And so much: that a save takes its time, and is heard of a little later, is no sign of anything."""
 DEFAULT_SECONDS = 600
 LONGEST_AUTO_SECONDS = 3600.0
 """The trainer chooses no longer interval than that, unless a single save takes longer."""
@@ -46,7 +48,7 @@ def stale_at(status: SkyworkRunStatus, interval: float) -> float | None:
     if status.first_step_time is None:
         return None
     saved = seconds(status.last_checkpoint.time) if status.last_checkpoint is not None else 0.0
-    return max(saved, seconds(status.first_step_time)) + INTERVALS * interval
+    return max(saved, seconds(status.first_step_time)) + INTERVALS * interval + SLACK_SECONDS
 
 
 def sentence(status: SkyworkRunStatus, interval: float, now: float) -> str:

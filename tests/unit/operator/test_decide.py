@@ -38,6 +38,13 @@ def test_a_new_run_gets_the_job_and_the_config_of_its_first_stage() -> None:
     assert [e.reason for e in decided.events] == ["StageStarted"]
 
 
+def test_a_stage_that_was_started_has_nothing_new_to_say_while_its_pods_are_not_there() -> None:
+    started = plan(World(run=run())).status
+    assert condition(started, "Running") == ("False", "WaitingForPods")
+    assert (started.nodes.ready, started.nodes.desired) == (0, 3)
+    assert status_after(world(status=started), NOW + 5) == started
+
+
 def test_a_world_forms_when_all_nodes_are_ready_with_ranks_by_index_and_rank_0_as_master() -> None:
     decided = plan(world(pod(2), pod(0), pod(1)))
     words = {p.index: word for p, word in decided.memberships}

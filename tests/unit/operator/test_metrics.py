@@ -12,9 +12,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.metrics import OperatorCollector, PassMetrics, queue_seconds
 from skywork_operator.queue import WorkQueue
-from skywork_operator.run_metrics import Key
 from skywork_operator.times import seconds
-from skywork_operator.world import Job, World
+from skywork_operator.world import Job, Key, World
 
 from tests.unit.operator.build import NOW, SPEC, ago, failed, plan, pod, progress, run, status_after, world
 

@@ -88,6 +88,12 @@ def test_a_deletion_that_no_event_told_of_is_seen_by_the_next_list(mirror: Mirro
     assert known(mirror) == ["b@2"]
 
 
+def test_after_the_server_was_restored_from_a_backup_the_next_list_holds(mirror: Mirror[str]) -> None:
+    listed(mirror, 90, body("a", 80), body("b", 90))
+    mirror.hear(KEY, body("b", 95))
+    assert listed(mirror, 20, body("b", 15)) == ["b@15"]
+
+
 def test_a_run_that_was_forgotten_has_to_be_listed(mirror: Mirror[str]) -> None:
     listed(mirror, 1, body("a", 1))
     mirror.forget(KEY)

@@ -48,7 +48,7 @@ async def test_a_run_that_no_worker_takes_turns_the_probe_red(operator: Operator
 
 
 async def test_events_of_foreign_pods_are_not_work(operator: Operator) -> None:
-    await operator.child_event(labels={"app": "web"}, namespace="research")
+    await operator.child_event("ADDED", {}, labels={"app": "web"}, namespace="research")
     assert len(operator.queue) == 0
-    await operator.child_event(labels={"skywork.dev/run": "demo"}, namespace="research")
+    await operator.child_event("ADDED", {}, labels={"skywork.dev/run": "demo"}, namespace="research")
     assert await operator.queue.get() == ("research", "demo")
