@@ -4,10 +4,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from skywork_operator.api.status import NodeStrikes, Restarts
 from skywork_operator.policies.certainty import wanted
-from skywork_operator.world import Pod
+from skywork_operator.world import Plan, Pod
 
-from tests.unit.operator.build import NOW, failed, plan, pod, progress, run, status_after, world
+from tests.unit.operator.build import NOW, ago, failed, place, plan, pod, progress, run, status_after, world
 
 READY = [pod(0), pod(1), pod(2)]
 TRAINS = [pod(0, generation=1, agent=progress(10)), pod(1, generation=1), pod(2, generation=1)]
@@ -26,6 +27,45 @@ def starting() -> Any:
 def training() -> Any:
     """The status of a run that trains."""
     return status_after(world(*TRAINS, status=status_after(world(*READY, status=starting()))))
+
+
+@pytest.mark.parametrize(
+    "does",
+    [
+        pytest.param({"objects": ({"kind": "Job"},)}, id="makes a Job"),
+        pytest.param({"suspend": ("demo-general",)}, id="suspends one"),
+        pytest.param({"delete_jobs": ("demo-general",)}, id="deletes one"),
+        pytest.param({"resize": (("demo-general", 4),)}, id="resizes one"),
+        pytest.param({"memberships": ((pod(0), place(1, 0)),)}, id="tells a pod its place"),
+        pytest.param({"untrack": (pod(0),)}, id="hides a pod's end from its Job"),
+        pytest.param({"forget": (pod(0),)}, id="removes a pod"),
+        pytest.param({"delete_pods": (pod(0),)}, id="deletes a pod"),
+        pytest.param({"delete_run": True}, id="deletes the run"),
+    ],
+)
+def test_whatever_is_done_is_decided_on_fresh_reads(does: dict[str, Any]) -> None:
+    before = starting()
+    assert not wanted(before, Plan(status=before))
+    assert wanted(before, Plan(status=before, **does))
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        pytest.param({"generation": 7}, id="a generation"),
+        pytest.param({"generation_end": "Hang"}, id="why one ended"),
+        pytest.param({"restarts": Restarts(total=1)}, id="a restart"),
+        pytest.param(
+            {"node_strikes": [NodeStrikes(node="a", strikes=1, reason="Hang", time=ago(1))]},
+            id="a strike against a node",
+        ),
+        pytest.param({"stage": "stem"}, id="another stage"),
+        pytest.param({"conditions": []}, id="a condition"),
+    ],
+)
+def test_what_later_passes_go_by_is_said_on_fresh_reads(says: dict[str, Any]) -> None:
+    before = starting()
+    assert wanted(before, Plan(status=before.model_copy(update=says)))
 
 
 def test_a_run_whose_pods_come_up_is_only_looked_at() -> None:

@@ -78,8 +78,23 @@ def test_what_an_event_told_while_a_list_was_on_its_way_is_not_taken_back(mirror
     began = mirror.begin(KEY)
     mirror.hear(KEY, body("new", 11))
     mirror.hear(KEY, body("gone", 12), gone=True)
-    mirror.listed(KEY, [body("gone", 3), body("old", 4)], version=10, began=began)
+    mirror.listed(KEY, [body("gone", 3), body("old", 4), body("new", 9)], version=10, began=began)
     assert known(mirror) == ["new@11", "old@4"]
+
+
+def test_what_an_event_told_late_does_not_stand_against_a_list(mirror: Mirror[str]) -> None:
+    began = mirror.begin(KEY)
+    mirror.hear(KEY, body("changed", 5))
+    mirror.hear(KEY, body("deleted", 6))
+    mirror.listed(KEY, [body("changed", 9)], version=10, began=began)
+    assert known(mirror) == ["changed@9"]
+
+
+def test_an_answer_that_comes_behind_the_deletion_does_not_bring_an_object_back(mirror: Mirror[str]) -> None:
+    listed(mirror, 5, body("a", 5))
+    mirror.hear(KEY, body("a", 7), gone=True)
+    mirror.hear(KEY, body("a", 6))
+    assert known(mirror) == []
 
 
 def test_a_deletion_that_no_event_told_of_is_seen_by_the_next_list(mirror: Mirror[str]) -> None:
