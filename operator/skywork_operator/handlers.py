@@ -73,7 +73,8 @@ class Operator:
         self._heartbeat_namespace = self._namespaces[0] if self._namespaces else self._own_namespace
         self._elect = elect
         self._nodes: dict[str, Node] | None = None if self._namespaces else {}
-        self._observer: Observer | None = None
+        self.observer: Observer | None = None
+        """Told of what the watches bring, once there is one."""
         self._reconciler: Reconciler | None = None
         self._heard = self._clock()
         self._tasks: list[asyncio.Task[Any]] = []
@@ -121,7 +122,7 @@ class Operator:
         self._closing = [listener.close, agents.close, lambda: cluster.__aexit__(None)]
         if self._nodes is not None:
             self._nodes |= {body["metadata"]["name"]: parse_node(body) for body in await cluster.list_nodes()}
-        self._observer = observer = Observer(cluster, agents, self._clock)
+        self.observer = observer = Observer(cluster, agents, self._clock)
         reconciler = Reconciler(cluster, observer, self._defaults, PassMetrics(self.registry), self._nodes, listener)
         self._reconciler = reconciler
         self.registry.register(
@@ -184,13 +185,10 @@ class Operator:
         """A Job or pod of a run changed."""
         self._heard = self._clock()
         if RUN_LABEL in labels:
-            self.queue.add_paced((namespace or "", labels[RUN_LABEL]), self._pace_seconds())
-        if self._observer is not None:
-            self._observer.hear(event["object"], gone=type == "DELETED")
-
-    def _pace_seconds(self) -> float:
-        runs = len(self._reconciler.statuses) if self._reconciler is not None else 0
-        return min(max(PACE_SECONDS, runs * PACE_SECONDS_PER_RUN), LONGEST_PACE_SECONDS)
+            runs = len(self._reconciler.statuses) if self._reconciler is not None else 0
+            self.queue.add_paced((namespace or "", labels[RUN_LABEL]), pace_seconds(runs))
+        if self.observer is not None:
+            self.observer.hear(event["object"], gone=type == "DELETED")
 
     async def node_event(self, type: str | None, body: Mapping[str, Any], name: str, **_: Any) -> None:
         """A node changed: its runs are looked at when that is about its health or its place."""
@@ -263,6 +261,11 @@ class Operator:
             except Exception as error:
                 _log.warning("heartbeat failed: %s", error)
             await asyncio.sleep(HEARTBEAT_SECONDS)
+
+
+def pace_seconds(runs: int) -> float:
+    """Least time between passes over one of so many runs for its pods' and Jobs' sake."""
+    return min(max(PACE_SECONDS, runs * PACE_SECONDS_PER_RUN), LONGEST_PACE_SECONDS)
 
 
 class _Backoffs:

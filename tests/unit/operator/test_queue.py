@@ -141,6 +141,18 @@ async def test_a_burst_of_events_becomes_one_pass_at_once_and_one_when_the_pace_
     assert await queue.get() == "b", "others are not held up"
 
 
+async def test_the_pace_counts_from_the_last_pass_and_not_from_the_event() -> None:
+    loop, clock = asyncio.get_running_loop(), Clock()
+    queue: WorkQueue[str] = WorkQueue(clock)
+    queue.add("a")
+    await queue.get()
+    queue.done("a")
+    clock.now += 9.5
+    queue.add_paced("a", 10.0)
+    assert queue._timers["a"].when() - loop.time() == pytest.approx(0.5, abs=0.1)
+    queue._timers["a"].cancel()
+
+
 async def test_what_is_urgent_does_not_wait_for_the_pace() -> None:
     queue: WorkQueue[str] = WorkQueue(Clock())
     queue.add("a")
