@@ -12,7 +12,7 @@ from skywork_operator.queue import WorkQueue
 from skywork_operator.run_metrics import IdleTime, run_metrics
 from skywork_operator.world import Key
 
-_QUEUE_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
 class PassMetrics:
@@ -23,7 +23,10 @@ class PassMetrics:
             "skywork_operator_reconcile", "Reconcile passes by result.", ["result"], registry=registry
         )
         self.seconds = Histogram(
-            "skywork_operator_reconcile_duration_seconds", "Duration of reconcile passes.", registry=registry
+            "skywork_operator_reconcile_duration_seconds",
+            "Duration of reconcile passes.",
+            buckets=_BUCKETS,
+            registry=registry,
         )
 
 
@@ -32,7 +35,7 @@ def queue_seconds(registry: CollectorRegistry) -> Histogram:
     return Histogram(
         "skywork_operator_queue_duration_seconds",
         "Time a run waited for a worker.",
-        buckets=_QUEUE_BUCKETS,
+        buckets=_BUCKETS,
         registry=registry,
     )
 
