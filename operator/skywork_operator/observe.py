@@ -113,14 +113,12 @@ class Observer:
         mine = [pod for pod in seen if pod.owner == newest.uid]
         if not newest.complete and not newest.suspended:
             blocked = await self._why_blocked(run, staged[newest.stage], mine, patience_seconds)
-            jobs[newest.stage] = parse_job(staged[newest.stage], blocked=blocked)
+            jobs[newest.stage] = replace(newest, blocked=blocked)
         if nodes is not None:
             nodes = await self._nodes_of([pod.pod for pod in mine], nodes)
-        asked = await asyncio.gather(*(self._ask(pod.pod, nodes, answers or {}) for pod in mine))
-        pods = [replace(pod.pod, agent=answer) for pod, answer in zip(mine, asked, strict=True)]
-        ordered = tuple(sorted(pods, key=lambda p: (p.index, p.name)))
-        said = {pod.uid: pod.agent for pod in ordered}
-        return Sight(replace(world, jobs=jobs, pods=ordered, nodes=nodes), live and live_pods, said)
+        pods = await self._asked([pod.pod for pod in mine], nodes, answers or {})
+        said = {pod.uid: pod.agent for pod in pods}
+        return Sight(replace(world, jobs=jobs, pods=pods, nodes=nodes), live and live_pods, said)
 
     async def _prepare_job(self, run: Run, body: dict[str, Any]) -> PrepareJob:
         pods: list[dict[str, Any]] = []
@@ -155,6 +153,14 @@ class Observer:
             if body is not None:
                 found[name] = parse_node(body)
         return found
+
+    async def _asked(
+        self, pods: list[Pod], nodes: Mapping[str, Node] | None, answers: Mapping[str, AgentStatus | None]
+    ) -> tuple[Pod, ...]:
+        """The pods by their index, with what their agents say."""
+        said = await asyncio.gather(*(self._ask(pod, nodes, answers) for pod in pods))
+        joined = (replace(pod, agent=agent) for pod, agent in zip(pods, said, strict=True))
+        return tuple(sorted(joined, key=lambda pod: (pod.index, pod.name)))
 
     async def _ask(
         self, pod: Pod, nodes: Mapping[str, Node] | None, answers: Mapping[str, AgentStatus | None]

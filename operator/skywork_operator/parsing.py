@@ -51,7 +51,7 @@ def owner(body: dict[str, Any]) -> str | None:
     return next((reference["uid"] for reference in owners if reference.get("controller")), None)
 
 
-def parse_job(body: dict[str, Any], *, blocked: tuple[str, str] | None = None) -> Job:
+def parse_job(body: dict[str, Any]) -> Job:
     """A stage's Job."""
     complete, failed = _end(body)
     return Job(
@@ -62,7 +62,6 @@ def parse_job(body: dict[str, Any], *, blocked: tuple[str, str] | None = None) -
         suspended=bool(body["spec"].get("suspend")),
         pods=body["spec"].get("completions"),
         deleting="deletionTimestamp" in body["metadata"],
-        blocked=blocked,
     )
 
 
@@ -104,7 +103,7 @@ def _failed(pod: dict[str, Any]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SeenPod:
-    """A stage's pod before its agent was asked, and what `World` does not tell of it."""
+    """A stage's pod, and what `World` does not tell of it."""
 
     owner: str | None
     """UID of its Job."""
@@ -134,8 +133,8 @@ def see_job(body: Mapping[str, Any]) -> dict[str, Any]:
     return {"metadata": metadata, "spec": spec, "status": body.get("status") or {}}
 
 
-def parse_pod(body: dict[str, Any], agent: AgentStatus | None = None) -> Pod:
-    """A stage's pod, joined with what its agent says."""
+def parse_pod(body: dict[str, Any]) -> Pod:
+    """A stage's pod, before its agent was asked."""
     metadata, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     annotations = metadata.get("annotations") or {}
     conditions = {c["type"]: c for c in status.get("conditions") or []}
@@ -160,7 +159,6 @@ def parse_pod(body: dict[str, Any], agent: AgentStatus | None = None) -> Pod:
         tracked=TRACKING_FINALIZER in (metadata.get("finalizers") or []),
         gated=any(gate["name"] == PLACEMENT_GATE for gate in spec.get("schedulingGates") or []),
         membership=parse_words(Membership, annotations.get(MEMBERSHIP_ANNOTATION)),
-        agent=agent,
         last_words=parse_words(AgentStatus, ended.get("message")),
         blocked=blockage(body),
     )
