@@ -54,17 +54,13 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
 def _measure(folder: Path, size: Size) -> Iterator[Figure]:
     say(f"{size.runs} runs of {size.pods} pods: ours")
     ours = _ours(folder / "ours", size)
+    rate = size.runs / ours.seconds
     shipped, unlimited = Peer(name=NAME, missing="not at this size"), Peer(name=NAME, missing="not at this size")
     theirs: Outcome | None = None
-    rate = size.runs / ours.seconds
     if size.unlimited:
-        say(f"{size.runs} jobs of {size.pods} pods: {NAME}, its client's limit lifted, 10 threads")
-        theirs = _theirs(folder / "unlimited", size, unlimited=True)
-        unlimited = Peer(name=f"{NAME}, limit lifted, 10 threads", values=[size.runs / theirs.seconds])
+        theirs, unlimited = _beside(folder / "unlimited", size, unlimited=True)
     if size.shipped:
-        say(f"{size.runs} jobs of {size.pods} pods: {NAME} as shipped")
-        outcome = _theirs(folder / "shipped", size, unlimited=False)
-        shipped = Peer(name=f"{NAME} as shipped", values=[size.runs / outcome.seconds])
+        outcome, shipped = _beside(folder / "shipped", size, unlimited=False)
         theirs = theirs or outcome
     many = {"unit": "runs/s", "values": [rate], "less_is_better": False}
     yield Figure(figure=f"{size}.rate", peer=shipped, goal=Goal(of="ratio", at_least=2), **many)  # type: ignore[arg-type]
@@ -82,6 +78,17 @@ def _measure(folder: Path, size: Size) -> Iterator[Figure]:
     )  # fmt: skip
     for quantile, seconds in _passes(ours.pages["metrics"]).items():
         yield Figure(figure=f"{size}.reconcile_{quantile}", unit="s at most", values=[seconds])
+
+
+def _beside(folder: Path, size: Size, *, unlimited: bool) -> tuple[Outcome | None, Peer]:
+    """What the peer came to, and its rate; none where it does not come to train within the time that ours is given."""
+    name = f"{NAME}, limit lifted, 10 threads" if unlimited else f"{NAME} as shipped"
+    say(f"{size.runs} jobs of {size.pods} pods: {name}")
+    try:
+        outcome = _theirs(folder, size, unlimited=unlimited)
+    except RuntimeError as error:
+        return None, Peer(name=name, missing=str(error))
+    return outcome, Peer(name=name, values=[size.runs / outcome.seconds])
 
 
 def _of(outcome: Outcome | None, name: str, runs: int = 1) -> Peer:
