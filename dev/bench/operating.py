@@ -87,6 +87,7 @@ def _beside(folder: Path, size: Size, *, unlimited: bool) -> tuple[Outcome | Non
     try:
         outcome = _theirs(folder, size, unlimited=unlimited)
     except RuntimeError as error:
+        shutil.rmtree(folder, ignore_errors=True)
         return None, Peer(name=name, missing=str(error))
     return outcome, Peer(name=name, values=[size.runs / outcome.seconds])
 
