@@ -70,7 +70,7 @@ def _measure(folder: Path, size: Size) -> Iterator[Figure]:
         value, peer = getattr(ours, name) / size.runs, _of(theirs, name, size.runs)
         goal = Goal(of="ratio", at_least=1) if name == "writes" else None
         yield Figure(figure=f"{size}.{name}", unit=unit, values=[value], peer=peer, goal=goal)
-    goal = Goal(of="value", at_most=250) if size.runs <= 1000 else None
+    goal = Goal(of="value", at_most=250) if 1 < size.runs <= 1000 else None
     yield Figure(figure=f"{size}.memory", unit="MiB", values=[ours.peak_mib], peer=_of(theirs, "peak_mib"), goal=goal)
     yield Figure(
         figure=f"{size}.quiet_writes", unit=f"in {size.quiet_seconds:.0f} s", values=[ours.quiet_writes],

@@ -10,9 +10,11 @@ from kubernetes.aio import client, config
 
 from skywork_operator.api import GROUP, PLURAL, VERSION
 from skywork_operator.render import MANAGED_LABEL, MANAGER, TRACKING_FINALIZER
+from skywork_operator.world import Key
 
 _TOKEN = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _TIMEOUT_SECONDS = 30
+_ONLY_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _PATHS = {
     "ConfigMap": ("/api/v1", "configmaps"),
     "Job": ("/apis/batch/v1", "jobs"),
@@ -77,11 +79,13 @@ class Cluster:
                 return None
             raise
 
-    async def list_runs(self, namespace: str | None) -> list[dict[str, Any]]:
-        """All SkyworkRuns of one namespace, or of the cluster."""
+    async def list_runs(self, namespace: str | None) -> list[Key]:
+        """Namespace and name of all SkyworkRuns of one namespace, or of the cluster."""
         prefix = f"/apis/{GROUP}/{VERSION}"
         path = f"{prefix}/namespaces/{namespace}/{PLURAL}" if namespace else f"{prefix}/{PLURAL}"
-        return (await self._list(path)).items
+        # No more than their metadata: thousands of runs at once are hundreds of MiB of Python's dictionaries.
+        listed = await self._call("GET", path, accept=_ONLY_METADATA)
+        return [(body["metadata"]["namespace"], body["metadata"]["name"]) for body in listed["items"]]
 
     async def list_jobs(self, namespace: str, labels: Mapping[str, str]) -> Listed:
         """Jobs with all of `labels`."""
@@ -267,10 +271,11 @@ class Cluster:
         query: list[tuple[str, str]] | None = None,
         *,
         guarded: bool = True,
+        accept: str = "application/json",
     ) -> dict[str, Any]:
         if guarded and method != "GET" and not self.may_write():
             raise NotLeading
-        headers = {"Accept": "application/json", "Content-Type": content_type}
+        headers = {"Accept": accept, "Content-Type": content_type}
         request = await self._api.param_serialize(
             method, path, query_params=query or [], header_params=headers, body=body, auth_settings=["BearerToken"]
         )

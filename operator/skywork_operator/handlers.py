@@ -243,8 +243,8 @@ class Operator:
             try:
                 watched: list[str | None] = [*self._namespaces] or [None]
                 for namespace in watched:
-                    for body in await cluster.list_runs(namespace):
-                        self.queue.add((body["metadata"]["namespace"], body["metadata"]["name"]))
+                    for key in await cluster.list_runs(namespace):
+                        self.queue.add(key)
                 if self._nodes is not None:
                     fresh = {body["metadata"]["name"]: parse_node(body) for body in await cluster.list_nodes()}
                     self._nodes.clear()
