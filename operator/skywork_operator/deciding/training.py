@@ -108,11 +108,13 @@ def _with_pods(draft: Draft, world: World, stage: str) -> Plan:
 
 def _go_on(draft: Draft, world: World, generation: Generation, words: AgentStatus | None) -> Plan:
     progress = words.progress if words is not None else None
-    started = progress is not None and progress.first_step_time > 0
+    # Until a world tells of itself, the last one's words are the newest: they say nothing of how far this one is.
+    of_this = words is not None and words.generation == generation.number
+    started = of_this and progress is not None and progress.first_step_time > 0
     draft.say("Running", True, "Training", f"generation {generation.number} trains on {generation.nodes} nodes")
     draft.update(state="Training" if started else "Starting", generation=generation.number)
     due = TRAINING_POLL_SECONDS if started else STARTING_POLL_SECONDS
-    if started and progress is not None and words is not None and words.generation == generation.number:
+    if started and progress is not None:
         _tell_first_step(draft, generation, progress.first_step_time)
         draft.update(first_step_time=timestamp(progress.first_step_time))
         due = min(due, _look_for_stale_checkpoint(draft, pace.mean_step_seconds(progress)) or due)

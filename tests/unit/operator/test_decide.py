@@ -265,3 +265,22 @@ def test_a_micro_batch_that_was_halved_is_told_of_once_and_stays_in_the_status()
     assert plan(world(*members, status=decided.status)).events == ()
     whole = (pod(0, generation=1, agent=progress(9, micro_batch_sequences=4)), *members[1:])
     assert "MicroBatchReduced" not in [c.type for c in status_after(world(*whole)).conditions]
+
+
+def test_a_world_that_has_not_made_a_step_is_looked_at_each_second_whatever_the_last_one_has_said() -> None:
+    """Else a word that a pod has not heard is said again after 7 s instead of 3: it happened."""
+    trained = status_after(
+        world(pod(0, generation=1, agent=progress(9)), *(pod(i, generation=1) for i in (1, 2)), status=training())
+    )
+    again = status_after(
+        world(pod(0, generation=1, agent=progress(9)), failed(1, 1), pod(2, generation=1), status=trained)
+    )
+    assert again.generation == 2
+    late = replace(pod(0, generation=2), agent=progress(9))
+    starting = plan(world(late, pod(1, generation=2), pod(2, generation=2), status=again), NOW + 1)
+    assert starting.status.state == "Starting"
+    assert starting.requeue_after_seconds == 1.0
+    steps = replace(late, agent=progress(10, generation=2))
+    under_way = plan(world(steps, pod(1, generation=2), pod(2, generation=2), status=starting.status), NOW + 2)
+    assert under_way.status.state == "Training"
+    assert under_way.requeue_after_seconds == 5.0
