@@ -1,7 +1,7 @@
 """What the operator knows of runs' Jobs and pods between two reads: what a list said, kept up by watches and answers.
 
-A list of one run's pods costs the API server a look at every pod of the namespace: the more runs there are, the more for
-each. A pass that only looks takes what is known here; one that acts reads first (`policies.certainty`).
+A list of one run's pods costs the API server a look at every pod of the namespace: the more runs, the more for each. A
+pass that only looks takes what is known here; one that acts reads first (`policies.certainty`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
