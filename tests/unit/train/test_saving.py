@@ -45,7 +45,9 @@ def uploaders(folder: Path) -> list[int]:
 
 
 def metric(folder: Path, generation: int, name: str) -> float:
-    text = (folder / f"state-{generation}" / "metrics.prom").read_text()
+    path = folder / f"state-{generation}" / "metrics.prom"
+    # Written now and then: a worker that has just begun has not told anything yet.
+    text = path.read_text() if path.exists() else ""
     return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name + "{"))
 
 
