@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import aiohttp
@@ -42,8 +42,11 @@ class Sight:
     world: World
     certain: bool
     """Whether all of it was read just now, and nothing taken from what watches told."""
-    answers: Mapping[str, AgentStatus | None] = field(default_factory=dict)
-    """What the agents said, by UID of their pods; None where one did not answer."""
+
+    @property
+    def answers(self) -> dict[str, AgentStatus | None]:
+        """What the agents that were asked have said, by UID of their pods; None where one did not answer."""
+        return {pod.uid: pod.agent for pod in self.world.pods if _can_be_asked(pod)}
 
 
 class Observer:
@@ -117,8 +120,7 @@ class Observer:
         if nodes is not None:
             nodes = await self._nodes_of([pod.pod for pod in mine], nodes)
         pods = await self._asked([pod.pod for pod in mine], nodes, answers or {})
-        said = {pod.uid: pod.agent for pod in pods}
-        return Sight(replace(world, jobs=jobs, pods=pods, nodes=nodes), live and live_pods, said)
+        return Sight(replace(world, jobs=jobs, pods=pods, nodes=nodes), live and live_pods)
 
     async def _prepare_job(self, run: Run, body: dict[str, Any]) -> PrepareJob:
         pods: list[dict[str, Any]] = []
@@ -165,7 +167,7 @@ class Observer:
     async def _ask(
         self, pod: Pod, nodes: Mapping[str, Node] | None, answers: Mapping[str, AgentStatus | None]
     ) -> AgentStatus | None:
-        if pod.phase != "Running" or not pod.ip:
+        if not _can_be_asked(pod):
             return None
         if pod.uid in answers:
             return answers[pod.uid]
@@ -176,6 +178,10 @@ class Observer:
                 return parse_words(AgentStatus, json.dumps(await response.json()))
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return None
+
+
+def _can_be_asked(pod: Pod) -> bool:
+    return pod.phase == "Running" and bool(pod.ip)
 
 
 async def _listed(

@@ -40,6 +40,15 @@ SPEC: dict[str, Any] = {
 }
 
 
+class Clock:
+    """A clock that stands still until a test moves it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def run(status: SkyworkRunStatus | None = None, **changes: Any) -> Run:
     return Run(
         name="demo",

@@ -8,19 +8,7 @@ import pytest
 from skywork_operator.handlers import STALLED_QUEUE_SECONDS, STALLED_WATCH_SECONDS, Operator, pace_seconds
 from skywork_operator.observe import Observer
 
-from tests.unit.operator.build import DEFAULTS
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
+from tests.unit.operator.build import DEFAULTS, Clock
 
 
 @pytest.fixture

@@ -7,6 +7,8 @@ import pytest
 from skywork_operator.cluster import ApiError
 from skywork_operator.leading import LEASE_SECONDS, RENEW_WITHIN_SECONDS, Election
 
+from tests.unit.operator.build import Clock
+
 
 class Lease:
     """What etcd keeps, with its versions."""
@@ -27,18 +29,6 @@ class Lease:
         self.body = copy.deepcopy(lease)
         self.body["metadata"]["resourceVersion"] = str(int(held or 0) + 1)
         return self.body
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -8,14 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from skywork_operator.mirror import Mirror
 
+from tests.unit.operator.build import Clock
+
 KEY = ("research", "demo")
-
-
-class Clock:
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def body(uid: str, version: int) -> dict[str, Any]:
@@ -24,11 +19,6 @@ def body(uid: str, version: int) -> dict[str, Any]:
 
 def text(body: Mapping[str, Any]) -> str:
     return f"{body['metadata']['uid']}@{body['metadata']['resourceVersion']}"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -13,14 +13,7 @@ from skywork_operator.observe import Observer, Sight
 from skywork_operator.times import timestamp
 from skywork_trainer.config import AgentPhase, AgentStatus
 
-from tests.unit.operator.build import run
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.operator.build import Clock, run
 
 
 class Server:
@@ -75,11 +68,6 @@ def _metadata(name: str, uid: str, version: int, labels: Mapping[str, str], owne
 @pytest.fixture
 def server() -> Server:
     return Server()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -164,6 +152,16 @@ async def test_a_look_that_has_to_be_certain_reads_and_does_not_ask_agents_twice
     assert names(certain) == ["a", "new"]
     assert len(asked) == before + 1, "the one that was not known"
     assert all(seen.agent is not None for seen in certain.world.pods)
+
+
+async def test_an_agent_that_could_not_be_asked_yet_is_asked_by_the_look_that_has_to_be_certain(
+    observer: Observer, server: Server
+) -> None:
+    server.jobs, server.pods = [job()], [pod("a", phase="Pending")]
+    pending = await look(observer)
+    server.pods = [pod("a", 90)]
+    (running,) = (await look(observer, within=0, answers=pending.answers)).world.pods
+    assert running.agent is not None
 
 
 async def test_a_look_that_takes_anything_as_known_is_not_certain(

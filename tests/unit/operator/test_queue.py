@@ -6,12 +6,7 @@ import time
 import pytest
 from skywork_operator.queue import RETRY_FIRST_SECONDS, WorkQueue, work
 
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.unit.operator.build import Clock
 
 
 async def test_a_key_added_twice_is_worked_on_once() -> None:
