@@ -112,8 +112,8 @@ def _start_stage(draft: Draft, stage: str, defaults: Defaults) -> Plan:
         draft.update(start_time=timestamp(draft.now))
     # In the words of the next pass: it finds no pods yet, either, and has nothing to write.
     draft.say("Running", False, "WaitingForPods", report.waiting_sentence(stage, 0, draft.run.spec))
-    nodes = NodeCounts(desired=draft.run.spec.trainer.nodes.max)
-    draft.update(state="Starting", stage=stage, nodes=nodes, completion_time=None)
+    none_yet = NodeCounts(desired=draft.run.spec.trainer.nodes.max)
+    draft.update(state="Starting", stage=stage, nodes=none_yet, completion_time=None)
     draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
     objects = tuple(stage_objects(draft.run, stage, defaults))
     return draft.plan(objects=objects, requeue_after_seconds=training.STARTING_POLL_SECONDS)

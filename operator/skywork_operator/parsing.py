@@ -107,7 +107,6 @@ class SeenPod:
 
     owner: str | None
     """UID of its Job."""
-    stage: str
     pod: Pod
     mounts_since: float | None
     """Since when it has a node, and waits for its containers to be made."""
@@ -120,7 +119,6 @@ def see_pod(body: Mapping[str, Any]) -> SeenPod:
     scheduled = conditions.get("PodScheduled", {}).get("lastTransitionTime")
     return SeenPod(
         owner=owner(whole),
-        stage=whole["metadata"]["labels"][STAGE_LABEL],
         pod=parse_pod(whole),
         mounts_since=seconds(scheduled) if scheduled and waits_for_volumes(whole) else None,
     )
