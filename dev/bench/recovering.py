@@ -66,7 +66,8 @@ def measure(folder: Path, *, quick: bool) -> Iterator[Figure]:
         yield from _beside_torchrun(environment, folder, repeats=1 if quick else 3)
         yield from _recreated(environment, repeats=1 if quick else 3)
         yield from _spared(environment, repeats=1 if quick else 3)
-        yield from _frozen(environment, repeats=1 if quick else 3)
+        yield from _frozen(environment, repeats=1 if quick else 3, with_operator=False)
+        yield from _frozen(environment, repeats=1 if quick else 3, with_operator=True)
         yield from _wasted(environment, repeats=2 if quick else 5)
     finally:
         if not was_up:
@@ -167,15 +168,16 @@ def _spared(environment: Environment, *, repeats: int) -> Iterator[Figure]:
     took = []
     for turn in range(repeats):
         say(f"a spare takes over, turn {turn + 1} of {repeats}")
-        until(lambda: runs.get(environment, "spared").get("nodes", {}).get("ready") == NODES, LIMIT_SECONDS)
+        # Warm is what its agent calls ready.
+        until(lambda: sum(map(_is_warm, runs.pods(environment, "spared"))) == NODES, LIMIT_SECONDS)
         took.append(_recovery(environment, "spared", 1, delete_pod, nodes=NODES - 1))
     runs.remove(environment, "spared")
     goal = Goal(of="value", at_most=3)
     yield Figure(figure="recovery.pod_deleted_with_spare", unit="s to the next step", values=took, goal=goal)
 
 
-def _frozen(environment: Environment, *, repeats: int) -> Iterator[Figure]:
-    """A node that stands still, from when it is declared NotReady; the operator is on another one."""
+def _frozen(environment: Environment, *, repeats: int, with_operator: bool) -> Iterator[Figure]:
+    """A node that stands still, from when it is declared NotReady; the operator is on another one, or on this one."""
     run, took, api = _run("freezing"), [], client.CoreV1Api(_api(environment))
     run["spec"]["trainer"]["nodes"] = {"min": 2, "max": NODES, "shrinkAfter": "0s", "growAfter": "1s"}
     for turn in range(repeats):
@@ -183,7 +185,8 @@ def _frozen(environment: Environment, *, repeats: int) -> Iterator[Figure]:
         # Anew each time: replacements share a node, and two members would be gone at once.
         runs.start(environment, run)
         _trains(environment, "freezing", NODES)
-        away = next(rank for rank in (2, 1) if _node(_of_rank(environment, "freezing", rank)) != _operator(environment))
+        at = {rank: _node(_of_rank(environment, "freezing", rank)) for rank in range(NODES)}
+        away = next(rank for rank, node in reversed(at.items()) if (node == _operator(environment)) is with_operator)
         number: list[int] = []
 
         def freeze(environment: Environment, pod: dict[str, Any], number: list[int] = number) -> float:
@@ -200,7 +203,13 @@ def _frozen(environment: Environment, *, repeats: int) -> Iterator[Figure]:
         until(lambda: all(_is_ready(api, n + 1) for n in range(NODES)), LIMIT_SECONDS)
         runs.remove(environment, "freezing")
     goal, unit = Goal(of="value", at_most=5), "s from NotReady to the next step"
-    yield Figure(figure="recovery.node_frozen", unit=unit, values=took, goal=goal)
+    suffix = "_with_operator" if with_operator else ""
+    yield Figure(figure=f"recovery.node_frozen{suffix}", unit=unit, values=took, goal=goal)
+
+
+def _is_warm(pod: dict[str, Any]) -> bool:
+    conditions = pod["status"].get("conditions", [])
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _node(pod: dict[str, Any]) -> int:

@@ -93,6 +93,7 @@ class Pod:
     ip: str = ""
     phase: str = "Pending"
     ready: bool = False
+    """Its Ready condition is True: standing by, its agent has imported all that workers need; training, all is well."""
     ready_since: float | None = None
     """Since when its Ready condition is True."""
     unready_since: float | None = None

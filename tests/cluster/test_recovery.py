@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dev.cluster import freezing
-from dev.demo import faults
+from dev.demo import faults, install
 from dev.demo.environment import Environment
 from dev.demo.install import RUN_NAMESPACE
 from tests.cluster import runs
@@ -23,6 +23,17 @@ def node_number(pod: dict[str, Any]) -> int:
 def is_ready(environment: Environment, number: int) -> bool:
     conditions = environment.kube.get("node", f"node-{number}")["status"]["conditions"]
     return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
+
+
+def operator_node(environment: Environment) -> str:
+    """Node of the operator that is not on its way out."""
+    labels = ["-n", install.OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=skywork-operator"]
+    (name,) = [
+        pod["spec"]["nodeName"]
+        for pod in environment.kube.items("pods", *labels)
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+    return str(name)
 
 
 @pytest.fixture
@@ -58,13 +69,17 @@ def assert_nothing_lost(environment: Environment, name: str, steps: int = STEPS)
 
 
 @pytest.mark.usefixtures("thawed")
-def test_a_dead_node_s_pod_is_replaced_and_the_node_s_return_does_no_harm(environment: Environment) -> None:
+@pytest.mark.parametrize("with_operator", [False, True], ids=["operator elsewhere", "operator there"])
+def test_a_dead_node_s_pod_is_replaced_and_the_node_s_return_does_no_harm(
+    environment: Environment, with_operator: bool
+) -> None:
     run = runs.manifest("frozen", steps=STEPS)
     run["spec"]["trainer"]["nodes"] = {"min": 2, "max": 3, "shrinkAfter": "0s", "growAfter": "5s"}
     runs.start(environment, run)
     before = runs.at_step(environment, "frozen", 10)
     pods = runs.pods(environment, "frozen")
-    dead = pods[1]
+    operator = operator_node(environment)
+    dead = next(pod for pod in pods[::-1] if (pod["spec"]["nodeName"] == operator) is with_operator)
     survivors = {p["metadata"]["uid"] for p in pods} - {dead["metadata"]["uid"]}
     freezing.freeze(node_number(dead))
     record = recovered(environment, "frozen", after=before["generation"])
@@ -80,6 +95,7 @@ def test_a_dead_node_s_pod_is_replaced_and_the_node_s_return_does_no_harm(enviro
     freezing.thaw(node_number(dead))
     until(lambda: is_ready(environment, node_number(dead)))
     runs.finished(environment, "frozen")
+    assert operator_node(environment) != (dead["spec"]["nodeName"] if with_operator else "")
     assert runs.get(environment, "frozen")["generation"] == generation
     assert reasons(environment, "frozen") == {"NodeLost": 1}
     assert_nothing_lost(environment, "frozen")

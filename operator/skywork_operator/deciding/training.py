@@ -181,8 +181,10 @@ def _look_for_stragglers(draft: Draft, world: World, generation: Generation) -> 
 def _better_world(draft: Draft, world: World, generation: Generation) -> list[Pod] | None:
     """Pods of a world of another size that should take over from one that trains well; None while it is right."""
     sizes, spec = _sizes(draft), draft.run.spec.trainer.nodes
+    # A world that trains would stand still while one that comes along imports everything: that can be done before.
+    pods = [pod for pod in world.pods if pod.ready or pod.trains(generation.number)]
     chosen = membership.next_world(
-        pods=world.pods, sizes=sizes, waited_seconds=0, shrink_after_seconds=0, members_of=generation.number
+        pods=pods, sizes=sizes, waited_seconds=0, shrink_after_seconds=0, members_of=generation.number
     )
     if chosen is None or len(chosen) == generation.nodes:
         return None

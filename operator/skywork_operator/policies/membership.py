@@ -69,10 +69,10 @@ def next_world(
 
     `sizes` are the world sizes that may be, ascending. The largest starts at once; a smaller one starts when
     `shrink_after_seconds` have gone by since the last world ended. Members of generation `members_of` come first: their
-    caches are full.
+    caches are full; then pods that are warm.
     """
     by_index: dict[int, Pod] = {pod.index: pod for pod in pods if pod.usable}
-    usable = sorted(by_index.values(), key=lambda pod: (not pod.trains(members_of), pod.index))
+    usable = sorted(by_index.values(), key=lambda pod: (not pod.trains(members_of), not pod.ready, pod.index))
     size = max((size for size in sizes if size <= len(usable)), default=0)
     if size == 0 or (size < sizes[-1] and waited_seconds < shrink_after_seconds):
         return None

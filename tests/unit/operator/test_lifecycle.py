@@ -174,6 +174,27 @@ def test_a_world_grows_no_more_often_than_grow_after() -> None:
     assert plan(patient).memberships == ()
 
 
+def test_a_world_that_trains_waits_until_the_pod_that_joins_it_is_warm() -> None:
+    status = training().model_copy(update={"generation_start_time": ago(1000)})
+    nodes = {"min": 1, "max": 3, "growAfter": "0s"}
+    cold = world(*members(2), pod(2, ready=False), status=status, trainer={"nodes": nodes})
+    assert plan(cold).memberships == ()
+    # A member is one although it says that it is not well: whoever does not answer a probe is no reason to shrink.
+    unwell = [*members(2)[:1], replace(members(2)[1], ready=False)]
+    grown = plan(world(*unwell, pod(2), status=status, trainer={"nodes": nodes}))
+    assert {word.nodes for _, word in grown.memberships} == {3}
+
+
+@pytest.mark.parametrize(("warm", "taken"), [((2, 3), 2), ((3,), 3), ((), 2)])
+def test_of_several_spares_a_warm_one_is_taken_and_a_cold_one_where_there_is_no_other(
+    warm: tuple[int, ...], taken: int
+) -> None:
+    broken = [*members(1, nodes=2), replace(pod(1, generation=1), phase="Failed", agent=None)]
+    spares = [pod(index, ready=index in warm) for index in (2, 3)]
+    decided = plan(sized(2, has=4, pods=[*broken, *spares], spares=2))
+    assert {p.index for p, word in decided.memberships if word.role is Role.TRAIN} == {0, taken}
+
+
 def test_spares_that_stand_by_when_the_stage_ends_are_sent_home() -> None:
     done = [replace(pod(i, generation=1, phase=AgentPhase.DONE), phase="Succeeded", agent=None) for i in range(3)]
     seen = world(*done, pod(3), status=training(), trainer={"nodes": {"min": 3, "max": 3, "spares": 1}})
