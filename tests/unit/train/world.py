@@ -1,5 +1,6 @@
 """Real ranks for tests: processes forked from a warm server, gloo between them, synthetic tokens."""
 
+import atexit
 import multiprocessing as mp
 import os
 import signal
@@ -121,6 +122,12 @@ class Ranks:
                 process.kill()
         return [process.exitcode for process in self.processes]
 
+    def end(self) -> None:
+        """Kill those that still run."""
+        for process in self.processes:
+            if process.is_alive():
+                process.kill()
+
 
 def start(target: Callable[..., object], size: int, *arguments: object, only: Iterable[int] | None = None) -> Ranks:
     """Start `target(rank, size, port, *arguments)` on all ranks, or on some of them."""
@@ -131,7 +138,10 @@ def start(target: Callable[..., object], size: int, *arguments: object, only: It
     processes = [_context.Process(target=_enter, args=(target, (rank, size, port, *arguments))) for rank in ranks]
     for process in processes:
         process.start()
-    return Ranks(processes)
+    started = Ranks(processes)
+    # A test that fails in the middle leaves them training, and at its own end this process would wait for theirs.
+    atexit.register(started.end)
+    return started
 
 
 def train(
