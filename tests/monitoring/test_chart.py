@@ -1,4 +1,5 @@
-"""Monitoring in the chart: off by default, whole when asked for, left out where the cluster does not know it."""
+"""The chart as Helm renders it: monitoring is off by default, whole when asked for, left out where the cluster does not
+know it; and the operator's pod."""
 
 import json
 from pathlib import Path
@@ -162,3 +163,22 @@ def test_a_wrong_value_is_refused_by_name(value: str, named: str) -> None:
     ended = helm("template", "prometheusRule.enabled=true", value)
     assert ended.returncode != 0
     assert named.split(".")[-1] in ended.stderr and named.split(".")[0] in ended.stderr
+
+
+# -- the operator's pod ----------------------------------------------------------------------------------------------
+
+
+def test_a_dead_node_keeps_no_operator_whatever_else_its_pod_tolerates() -> None:
+    (deployment,) = of_kind("Deployment", rendered("tolerations[0].key=gpu", "tolerations[0].operator=Exists"))
+    tolerated = {taint["key"]: taint for taint in deployment["spec"]["template"]["spec"]["tolerations"]}
+    assert tolerated.keys() == {"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable", "gpu"}
+    assert tolerated["node.kubernetes.io/unreachable"]["tolerationSeconds"] == 0
+    assert tolerated["node.kubernetes.io/not-ready"]["tolerationSeconds"] == 0
+
+
+def test_two_operators_share_no_node_where_there_is_another() -> None:
+    (deployment,) = of_kind("Deployment", rendered("replicas=2"))
+    template = deployment["spec"]["template"]
+    (spread,) = template["spec"]["topologySpreadConstraints"]
+    assert matches(spread["labelSelector"], template["metadata"]["labels"])
+    assert spread["topologyKey"] == "kubernetes.io/hostname"

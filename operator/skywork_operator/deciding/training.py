@@ -270,13 +270,10 @@ def _classified(draft: Draft, generation: Generation) -> failures.Ended:
 def _failed_at(generation: Generation, world: World, now: float) -> float:
     """When the generation ended: as its workers say, or as its node or pod went."""
     if generation.lost:
-        known = (
-            [world.nodes[pod.node].unready_since for pod in generation.lost if pod.node in (world.nodes or {})]
-            if (world.nodes)
-            else []
-        )
-        times = [moment for moment in [*known, *(pod.unready_since for pod in generation.lost)] if moment is not None]
-        return min(times, default=now)
+        nodes = world.nodes or {}
+        times = [pod.unready_since for pod in generation.lost]
+        times += [nodes[pod.node].unready_since for pod in generation.lost if pod.node in nodes]
+        return min((moment for moment in times if moment is not None), default=now)
     return generation.failure.time if generation.failure is not None else now
 
 

@@ -135,6 +135,25 @@ def test_the_nodes_that_are_left_train_on_once_shrinking_is_allowed() -> None:
     assert [(p.index, w.rank, w.nodes) for p, w in decided.memberships] == [(0, 0, 2), (2, 1, 2)]
 
 
+@pytest.mark.parametrize(
+    ("nodes", "pod_since", "failed"),
+    [
+        pytest.param(without("b", for_seconds=7), None, 7, id="as its node went"),
+        pytest.param(without("b", for_seconds=7), NOW - 4, 7, id="whichever came first: the node"),
+        pytest.param(without("b", for_seconds=7), NOW - 9, 9, id="whichever came first: the pod"),
+        pytest.param({name: node for name, node in NODES.items() if name != "b"}, None, 0, id="nobody knows when"),
+    ],
+)
+def test_a_recovery_from_a_dead_node_is_counted_from_when_it_died(
+    nodes: dict[str, Node], pod_since: float | None, failed: float
+) -> None:
+    seen = three(nodes)
+    pods = tuple(replace(p, unready_since=pod_since) if p.node == "b" else p for p in seen.pods)
+    recovery = plan(replace(seen, pods=pods)).status.recovery
+    assert recovery is not None
+    assert float(recovery.detected or -1) == failed
+
+
 def test_a_spare_takes_the_place_of_a_lost_node_at_once() -> None:
     spare = pod(3, node="d")
     seen = three(without("b"), trainer={"nodes": {"min": 3, "max": 3, "spares": 1}})
