@@ -1,5 +1,6 @@
 """Killed workers, operators and runs, on real kubelets."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,27 @@ def test_rank_0_s_pod_may_be_deleted_and_the_run_goes_on_by_itself_as_if_nothing
 
 def _pods(environment: Environment) -> list[dict[str, Any]]:
     return runs.pods(environment, "headless")
+
+
+def test_a_pod_out_of_memory_is_named_with_what_to_raise_although_its_peers_notice_first(
+    environment: Environment,
+) -> None:
+    run = runs.manifest("starved", steps=STEPS)
+    run["spec"]["trainer"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"memory": "2Gi"}}
+    runs.start(environment, run)
+    runs.at_step(environment, "starved", 10)
+    victim = runs.pods(environment, "starved")[1]
+    python = victim["spec"]["containers"][0]["command"][0].rsplit("/", 1)[0] + "/python"
+    # The kernel shall take the agent: with cgroups of version 2 it takes all of a container at once.
+    eat = "open('/proc/1/oom_score_adj', 'w').write('1000'); b'x' * (3 << 30)"
+    with suppress(RuntimeError):
+        environment.kube.run("exec", "-n", RUN_NAMESPACE, victim["metadata"]["name"], "--", python, "-c", eat)
+    runs.finished(environment, "starved")
+    restarts = runs.get(environment, "starved")["restarts"]
+    assert [(entry["reason"], entry["count"]) for entry in restarts["byReason"]] == [("HostOutOfMemory", 1)]
+    assert victim["metadata"]["name"] in restarts["last"]["message"]
+    assert "raise resources.limits.memory" in restarts["last"]["message"]
+    runs.remove(environment, "starved")
 
 
 def test_a_killed_operator_is_not_noticed_by_training_and_its_successor_touches_no_pod(

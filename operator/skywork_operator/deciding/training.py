@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from skywork_trainer.config import HANG, AgentStatus, Membership, Role
+from skywork_trainer.config import HANG, PEER_LOST, AgentStatus, Membership, Role
 
 from skywork_operator.api.quantities import parse_duration_seconds
 from skywork_operator.api.status import NodeCounts
@@ -31,7 +31,10 @@ STARTING_POLL_SECONDS = 1.0
 TRAINING_POLL_SECONDS = 5.0
 """Failures come as events, by the pods' readiness: this is for how far training is."""
 GATHER_SECONDS = 3.0
-"""How long the ranks of a world that hangs have to tell where they stand, after the first one did."""
+"""How long members have to tell more, after the first one did, where that is a hang or only the loss of a peer.
+
+A container that died is known to its peers at once, and to its kubelet within about a second.
+"""
 
 
 def train(draft: Draft, world: World, stage: str) -> Plan:
@@ -205,9 +208,9 @@ def _sizes(draft: Draft) -> list[int]:
 
 
 def _still_gathering(generation: Generation, now: float) -> bool:
-    """Whether members of a world that hangs have still to tell where they stand."""
+    """Whether members have still to tell where they stand in a world that hangs, or what it was that lost a peer."""
     failure = generation.failure
-    if failure is None or failure.reason != HANG or generation.lost:
+    if failure is None or failure.reason not in (HANG, PEER_LOST) or generation.lost:
         return False
     told = len(generation.failures)
     return told < generation.nodes and now - failure.time < GATHER_SECONDS
@@ -269,12 +272,11 @@ def _classified(draft: Draft, generation: Generation) -> failures.Ended:
 
 def _failed_at(generation: Generation, world: World, now: float) -> float:
     """When the generation ended: as its workers say, or as its node or pod went."""
-    if generation.lost:
-        nodes = world.nodes or {}
-        times = [pod.unready_since for pod in generation.lost]
-        times += [nodes[pod.node].unready_since for pod in generation.lost if pod.node in nodes]
-        return min((moment for moment in times if moment is not None), default=now)
-    return generation.failure.time if generation.failure is not None else now
+    nodes = world.nodes or {}
+    times = [failure.time for _, failure in generation.failures]
+    times += [since for pod in generation.lost if (since := pod.unready_since) is not None]
+    unready = [nodes[pod.node].unready_since for pod in generation.lost if pod.node in nodes]
+    return min([*times, *(since for since in unready if since is not None)], default=now)
 
 
 # -- a world to be formed --------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
 
-from skywork_trainer.config import HANG, NODE_CHECK_FAILED, Failure
+from skywork_trainer.config import HANG, NODE_CHECK_FAILED, PEER_LOST, Failure
 
 from skywork_operator.api.status import LastFailure, ReasonCount, Restarts
 from skywork_operator.policies.membership import Generation
@@ -79,7 +79,7 @@ class Ended:
 
 
 def classify(generation: Generation) -> Ended:
-    """Name the cause of a generation that is no longer intact; a lost pod explains its peers' failures."""
+    """Name the cause of a generation that is no longer intact; a lost pod explains its peers' failures, a silent one their loss."""
     if generation.lost:
         # The pod that says most of why it went: a deletion may be the consequence of another's end.
         known = [lost for lost in generation.lost if lost.lost is not None or lost.disruption or lost.out_of_memory]
@@ -99,8 +99,13 @@ def classify(generation: Generation) -> Ended:
         how = {"PodLost": "was lost", "Preempted": "was preempted", "NodeTainted": "was taken off a tainted node"}
         text = f"pod {names} {how.get(reason, 'was evicted')}"
         return Ended(reason=reason, message=text, cost=_COSTS[reason], blamed=())
-    if generation.failure is not None:
-        return _of_failure(generation.failure, generation)
+    failure = generation.failure
+    if failure is not None and failure.reason == PEER_LOST and generation.silent:
+        names = ", ".join(silent.name for silent in generation.silent)
+        text = f"pod {names} does not answer, and its peers have lost it: {failure.message}"
+        return Ended(reason="PodLost", message=text, cost=Cost.FREE)
+    if failure is not None:
+        return _of_failure(failure, generation)
     return Ended(reason="PodLost", message="a member of the world is gone", cost=Cost.FREE)
 
 

@@ -26,6 +26,8 @@ class Generation:
     """What its members say went wrong."""
     lost: tuple[Pod, ...] = ()
     """Members that ended, are being deleted or cannot be reached, before they were done."""
+    silent: tuple[Pod, ...] = ()
+    """Members that do not answer, and nothing tells why yet."""
 
     @property
     def failure(self) -> Failure | None:
@@ -42,6 +44,7 @@ def observe_generation(pods: Sequence[Pod]) -> Generation:
     failures = tuple((pod, failure) for pod in members if (failure := pod.failure(number)) is not None)
     lost = tuple(pod for pod in members if _is_lost(pod))
     places = {pod.membership.rank for pod in members if pod.membership is not None}
+    silent = tuple(pod for pod in members if pod.agent is None and not pod.done and pod not in lost)
     whole = bool(members) and places == set(range(nodes)) and not failures and not lost
     return Generation(
         number=number,
@@ -50,6 +53,7 @@ def observe_generation(pods: Sequence[Pod]) -> Generation:
         finished=any(pod.done for pod in members),
         failures=failures,
         lost=lost,
+        silent=silent,
     )
 
 

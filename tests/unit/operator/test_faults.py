@@ -177,7 +177,7 @@ def test_the_next_world_is_told_to_restore_an_older_checkpoint() -> None:
     status = training()
     held = status.restarts.model_copy(update={"before_step": 40})
     status = status.model_copy(update={"restarts": held})
-    decided = plan(world(pod(0, generation=1), failed(1, 1, reason="PeerLost"), pod(2, generation=1), status=status))
+    decided = plan(world(pod(0, generation=1), failed(1, 1), pod(2, generation=1), status=status))
     assert {word.before_step for _, word in decided.memberships} == {40}
 
 

@@ -8,7 +8,7 @@ from skywork_operator.api.status import SkyworkRunStatus
 from skywork_operator.policies.membership import world_sizes
 from skywork_operator.render import run_config
 from skywork_operator.world import Job, Plan, Pod, World
-from skywork_trainer.config import HANG, AgentPhase, AgentStatus, Failure, Role
+from skywork_trainer.config import HANG, PEER_LOST, AgentPhase, AgentStatus, Failure, Role
 
 from tests.unit.operator.build import (
     NOW,
@@ -222,6 +222,55 @@ def test_a_hang_is_counted_when_all_ranks_have_told_where_they_stand_or_have_had
         world(pod(0, generation=1), hung(1, at=NOW, waits=True), pod(2, generation=1), status=training()), NOW + 4
     )
     assert late.status.restarts.total == 1
+
+
+# -- peers that only say that they have lost another ------------------------------------------------------------------
+
+
+def echoed(victim: Pod, *, now: float = NOW, told: tuple[int, ...] = (0, 2)) -> Plan:
+    """A pass at `now` over a world of three in which, at NOW, some say that they have lost a peer."""
+    others = [
+        failed(index, 1, reason=PEER_LOST, time=NOW) if index in told else pod(index, generation=1) for index in (0, 2)
+    ]
+    nodes = {"min": 2, "max": 3, "shrinkAfter": "0s"}
+    return plan(world(others[0], victim, others[1], status=training(), trainer={"nodes": nodes}), now)
+
+
+SILENT = replace(pod(1, generation=1), agent=None)
+
+
+@pytest.mark.parametrize(
+    ("victim", "reason", "counted"),
+    [
+        pytest.param(replace(SILENT, phase="Failed"), "PodLost", 0, id="its container is gone"),
+        pytest.param(replace(SILENT, phase="Failed", out_of_memory=True), "HostOutOfMemory", 1, id="out of memory"),
+        pytest.param(replace(SILENT, terminating=True), "PodLost", 0, id="it is asked to leave"),
+        pytest.param(failed(1, 1, reason="AppError"), "AppError", 1, id="its agent says why"),
+        pytest.param(failed(1, 1, reason=PEER_LOST), PEER_LOST, 1, id="it has lost them, too: nobody's end"),
+    ],
+)
+def test_what_lost_a_peer_is_waited_for_a_moment_and_then_named(victim: Pod, reason: str, counted: int) -> None:
+    early = echoed(SILENT)
+    assert (early.memberships, early.status.restarts.total) == ((), 0)
+    assert early.requeue_after_seconds is not None and early.requeue_after_seconds < 1
+    known = echoed(victim, now=NOW + 0.5).status
+    assert [(entry.reason, entry.count) for entry in known.restarts.by_reason] == [(reason, 1)]
+    assert known.restarts.without_progress == counted
+    assert known.recovery is not None and float(known.recovery.detected or 0) == 0.5
+
+
+def test_a_peer_that_nobody_can_say_more_of_is_lost_for_free_and_its_peers_go_on() -> None:
+    decided = echoed(SILENT, now=NOW + 3)
+    assert [(entry.reason, entry.count) for entry in decided.status.restarts.by_reason] == [("PodLost", 1)]
+    assert decided.status.restarts.without_progress == 0
+    assert f"pod {SILENT.name} does not answer" in decided.events[0].message
+    assert [(p.index, word.nodes) for p, word in decided.memberships] == [(0, 2), (2, 2)]
+
+
+def test_members_that_have_not_told_of_their_loss_yet_are_waited_for_no_longer_than_a_moment() -> None:
+    slow = pod(1, generation=1)
+    assert echoed(slow, told=(0,)).memberships == ()
+    assert [e.reason for e in echoed(slow, now=NOW + 3, told=(0,)).status.restarts.by_reason] == [PEER_LOST]
 
 
 # -- recovery --------------------------------------------------------------------------------------------------------
