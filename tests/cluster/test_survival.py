@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from dev.bench.recovering import kill_pod
 from dev.demo import faults, install
 from dev.demo.environment import Environment
 from dev.demo.install import RUN_NAMESPACE
@@ -68,16 +69,17 @@ def _pods(environment: Environment) -> list[dict[str, Any]]:
 def test_a_pod_out_of_memory_is_named_with_what_to_raise_although_its_peers_notice_first(
     environment: Environment,
 ) -> None:
-    run = runs.manifest("starved", steps=STEPS)
+    run = runs.manifest("starved", steps=2 * STEPS)
     run["spec"]["trainer"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"memory": "2Gi"}}
     runs.start(environment, run)
     runs.at_step(environment, "starved", 10)
     victim = runs.pods(environment, "starved")[1]
     python = victim["spec"]["containers"][0]["command"][0].rsplit("/", 1)[0] + "/python"
-    # The kernel shall take the agent: with cgroups of version 2 it takes all of a container at once.
-    eat = "open('/proc/1/oom_score_adj', 'w').write('1000'); b'x' * (3 << 30)"
+    # With cgroups of version 2 the kernel takes all of a container at once, with version 1 only who asked for too much.
     with suppress(RuntimeError):
-        environment.kube.run("exec", "-n", RUN_NAMESPACE, victim["metadata"]["name"], "--", python, "-c", eat)
+        eat = ["--", python, "-c", "b'x' * (3 << 30)"]
+        environment.kube.run("exec", "-n", RUN_NAMESPACE, victim["metadata"]["name"], *eat)
+    kill_pod(environment, victim)
     runs.finished(environment, "starved")
     restarts = runs.get(environment, "starved")["restarts"]
     assert [(entry["reason"], entry["count"]) for entry in restarts["byReason"]] == [("HostOutOfMemory", 1)]
