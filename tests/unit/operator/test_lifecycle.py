@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from skywork_operator.api.status import SkyworkRunStatus
-from skywork_operator.policies.membership import world_sizes
+from skywork_operator.policies.membership import observe_generation, world_sizes
 from skywork_operator.render import run_config
 from skywork_operator.world import Job, Plan, Pod, World
 from skywork_trainer.config import HANG, PEER_LOST, AgentPhase, AgentStatus, Failure, Role
@@ -265,6 +265,17 @@ def test_a_peer_that_nobody_can_say_more_of_is_lost_for_free_and_its_peers_go_on
     assert decided.status.restarts.without_progress == 0
     assert f"pod {SILENT.name} does not answer" in decided.events[0].message
     assert [(p.index, word.nodes) for p, word in decided.memberships] == [(0, 2), (2, 2)]
+
+
+def test_only_members_of_which_nothing_else_is_known_are_silent() -> None:
+    ended = replace(SILENT, index=2, phase="Failed")
+    done = replace(SILENT, index=3, phase="Succeeded")
+    assert observe_generation([pod(0, generation=1), SILENT, ended, done]).silent == (SILENT,)
+
+
+def test_a_silent_member_explains_nothing_where_another_knows_what_was_wrong() -> None:
+    decided = plan(world(failed(0, 1, reason="AppError"), SILENT, pod(2, generation=1), status=training()))
+    assert [entry.reason for entry in decided.status.restarts.by_reason] == ["AppError"]
 
 
 def test_members_that_have_not_told_of_their_loss_yet_are_waited_for_no_longer_than_a_moment() -> None:
