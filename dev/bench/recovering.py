@@ -271,7 +271,8 @@ def _recovery(
     # Looked at seldom, and by no process of its own: what is measured shares two cores with who measures.
     record = until(recovered, LIMIT_SECONDS, 1.0)
     took = seconds(record["failedTime"]) + float(record["total"]) - at
-    say(f"ours: {record['reason']}: {took:.2f} s: {', '.join(f'{name} {record[name]}' for name in runs.PARTS if name in record)}")
+    parts = ", ".join(f"{name} {record[name]}" for name in runs.PARTS if name in record)
+    say(f"ours: {record['reason']}: {took:.2f} s: {parts}")
     return took
 
 

@@ -79,7 +79,7 @@ class Ended:
 
 
 def classify(generation: Generation) -> Ended:
-    """Name the cause of a generation that is no longer intact; a lost pod explains its peers' failures, a silent one their loss."""
+    """Name the cause of a generation that is no longer intact; a lost or silent pod explains its peers' failures."""
     if generation.lost:
         # The pod that says most of why it went: a deletion may be the consequence of another's end.
         known = [lost for lost in generation.lost if lost.lost is not None or lost.disruption or lost.out_of_memory]
