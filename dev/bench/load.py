@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ from dev.bench.figures import say
 from dev.cluster import processes
 from dev.cluster.build import KWOK, build, ensure_built
 from dev.cluster.control_plane import ControlPlane, control_plane
+from dev.cluster.flows import counted, flow_schemas
 from dev.cluster.paths import TOOLS
 
 NAMESPACE = "default"
@@ -28,7 +28,6 @@ PODS_PER_NODE = 110
 _USER = "bench-operator"
 _CREATORS = 4
 _SETTLE_SECONDS = 5.0
-_WRITING = ["create", "update", "patch", "delete", "deletecollection"]
 _STAGES = (
     "node/fast/node-initialize.yaml",
     "node/heartbeat-with-lease/node-heartbeat-with-lease.yaml",
@@ -82,13 +81,8 @@ class Workbench:
 
     def requests(self) -> tuple[int, int]:
         """How many requests the operator's user has made so far, and how many of them write."""
-        text = self.kubectl("get", "--raw", "/metrics")
-        counted = {"bench-reads": 0.0, "bench-writes": 0.0}
-        for name, value in re.findall(
-            r'apiserver_flowcontrol_dispatched_requests_total\{flow_schema="([^"]+)"[^}]*\} (\S+)', text
-        ):
-            counted[name] = counted.get(name, 0.0) + float(value)
-        return int(counted["bench-reads"] + counted["bench-writes"]), int(counted["bench-writes"])
+        made = counted(_USER, self.kubectl("get", "--raw", "/metrics"))
+        return made.reads + made.writes, made.writes
 
     def load(
         self,
@@ -193,7 +187,7 @@ def _node(number: int, room: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _counting() -> list[dict[str, Any]]:
-    """Every right for the operator's user, and a flow of its own for its reads and its writes, which are counted."""
+    """Every right for the operator's user, and flows of its own, by which its requests are counted."""
     bound = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRoleBinding",
@@ -201,25 +195,7 @@ def _counting() -> list[dict[str, Any]]:
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "cluster-admin"},
         "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": _USER}],
     }
-
-    def flow(name: str, precedence: int, verbs: list[str], group: str = "*", resource: str = "*") -> dict[str, Any]:
-        asked = {"apiGroups": [group], "resources": [resource], "verbs": verbs}
-        everywhere = {"clusterScope": True, "namespaces": ["*"]}
-        rules = [{"subjects": [{"kind": "User", "user": {"name": _USER}}], "resourceRules": [asked | everywhere]}]
-        return {
-            "apiVersion": "flowcontrol.apiserver.k8s.io/v1",
-            "kind": "FlowSchema",
-            "metadata": {"name": name},
-            "spec": {
-                "matchingPrecedence": precedence,
-                "priorityLevelConfiguration": {"name": "exempt"},
-                "rules": rules,
-            },
-        }
-
-    # An operator's signs of life are no work on runs: counted apart, and for both left out.
-    signs = flow("bench-signs-of-life", 2, ["*"], "coordination.k8s.io", "leases")
-    return [bound, signs, flow("bench-writes", 3, _WRITING), flow("bench-reads", 4, ["*"])]
+    return [bound, *flow_schemas(_USER, {"kind": "User", "user": {"name": _USER}})]
 
 
 def _in(path: tuple[str, str, str]) -> tuple[str, str, str, str]:

@@ -1,6 +1,5 @@
 """The operator through a proxy that fails its requests: whatever breaks, a run ends up as if nothing had."""
 
-import re
 import signal
 import time
 from collections import Counter
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dev.cluster.flows import counted, flow_schemas
 from dev.demo.kube import Kube
 from dev.simulation import Simulation
 from tests.control_plane.proxy import Cut, Fault, Proxy, Seen
@@ -278,13 +278,13 @@ def test_looking_again_and_again_at_a_run_of_which_nothing_changes_writes_nothin
         trains(kube, namespace)
         quiet = passes(operator)
         until(lambda: passes(operator) >= quiet + 2, 60)
-        written, counted, seen = _writes(between), writes_on_the_server(kube), passes(operator)
-        assert counted > 0, "what it wrote when it began is counted there"
+        written, before, seen = _writes(between), writes_on_the_server(kube), passes(operator)
+        assert before > 0, "what it wrote when it began is counted there"
         for number in range(15):
             kube.run("annotate", "skyworkrun", "demo", "-n", namespace, f"test/look={number}", "--overwrite")
         until(lambda: passes(operator) >= seen + 10, 60)
         assert _writes(between) == written
-        assert writes_on_the_server(kube) == counted
+        assert writes_on_the_server(kube) == before
     finally:
         simulation.steps_per_second = 10.0
     remove(kube, namespace)
@@ -292,36 +292,12 @@ def test_looking_again_and_again_at_a_run_of_which_nothing_changes_writes_nothin
 
 def count_on_the_server(kube: Kube) -> None:
     """Have the API server count what the operator writes, and apart from that its signs of life."""
-    subject = {"kind": "ServiceAccount", "serviceAccount": {"name": "skywork", "namespace": SYSTEM}}
-    writing = ["create", "update", "patch", "delete", "deletecollection"]
-    for name, precedence, groups, resources in (
-        ("operator-leases", 2, ["coordination.k8s.io"], ["leases"]),
-        ("operator-writes", 3, ["*"], ["*"]),
-    ):
-        rule = {
-            "apiGroups": groups,
-            "resources": resources,
-            "verbs": writing,
-            "namespaces": ["*"],
-            "clusterScope": True,
-        }
-        kube.apply(
-            {
-                "apiVersion": "flowcontrol.apiserver.k8s.io/v1",
-                "kind": "FlowSchema",
-                "metadata": {"name": name},
-                "spec": {
-                    "matchingPrecedence": precedence,
-                    "priorityLevelConfiguration": {"name": "exempt"},
-                    "rules": [{"subjects": [subject], "resourceRules": [rule]}],
-                },
-            }
-        )
+    account = {"name": "skywork", "namespace": SYSTEM}
+    kube.apply(*flow_schemas("operator", {"kind": "ServiceAccount", "serviceAccount": account}))
 
 
-def writes_on_the_server(kube: Kube) -> float:
-    pattern = r'apiserver_flowcontrol_dispatched_requests_total\{flow_schema="operator-writes"[^}]*\} (\S+)'
-    return sum(float(value) for value in re.findall(pattern, kube.run("get", "--raw", "/metrics")))
+def writes_on_the_server(kube: Kube) -> int:
+    return counted("operator", kube.run("get", "--raw", "/metrics")).writes
 
 
 def _writes(between: Proxy) -> list[str]:
