@@ -5,7 +5,7 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,8 +29,21 @@ class ControlPlane:
     binaries: Path
 
 
-def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0.1", ports: int = 0) -> ControlPlane:
-    """Start all four and wait until the API server is ready; `ports` is the first of five, 0 picks free ones."""
+def start_control_plane(
+    folder: Path,
+    binaries: Path,
+    *,
+    address: str = "127.0.0.1",
+    ports: int = 0,
+    gates: Sequence[str] = (),
+    apis: Sequence[str] = (),
+) -> ControlPlane:
+    """Start all four and wait until the API server is ready; `ports` is the first of five, 0 picks free ones.
+
+    `gates` are features to be had that are off by default, `apis` groups and versions that are not served.
+    """
+    gated = [f"--feature-gates={','.join(f'{gate}=true' for gate in gates)}"] if gates else []
+    served = [f"--runtime-config={','.join(f'{api}=true' for api in apis)}"] if apis else []
     first = _Ports(ports)
     server = f"https://{address}:{first.api}"
     pki = Pki(folder=folder / "pki", server=server)
@@ -65,6 +78,7 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
             # A loopback address cannot be the endpoint of the kubernetes Service, and a test needs none.
             *(["--endpoint-reconciler-type=none"] if address.startswith("127.") else []),
             "--default-not-ready-toleration-seconds=5", "--default-unreachable-toleration-seconds=5",
+            *gated, *served,
         ],
         logs,
     )  # fmt: skip
@@ -80,7 +94,7 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
             f"--secure-port={first.manager}", "--leader-elect=false", "--use-service-account-credentials",
             f"--root-ca-file={pki.ca}", f"--service-account-private-key-file={pki.folder}/sa.key",
             "--node-monitor-grace-period=10s", "--node-monitor-period=1s",
-            "--kube-api-qps=1000", "--kube-api-burst=2000",
+            "--kube-api-qps=1000", "--kube-api-burst=2000", *gated,
         ],
         logs,
     )  # fmt: skip
@@ -90,7 +104,7 @@ def start_control_plane(folder: Path, binaries: Path, *, address: str = "127.0.0
         [
             str(binaries / "kube-scheduler"), f"--kubeconfig={scheduler}", "--bind-address=127.0.0.1",
             f"--secure-port={first.scheduler}", "--leader-elect=false",
-            "--kube-api-qps=1000", "--kube-api-burst=2000",
+            "--kube-api-qps=1000", "--kube-api-burst=2000", *gated,
         ],
         logs,
     )  # fmt: skip
@@ -117,10 +131,12 @@ def remove_control_plane(folder: Path) -> None:
 
 
 @contextmanager
-def control_plane(folder: Path, binaries: Path, *, ports: int = 0) -> Iterator[ControlPlane]:
+def control_plane(
+    folder: Path, binaries: Path, *, ports: int = 0, gates: Sequence[str] = (), apis: Sequence[str] = ()
+) -> Iterator[ControlPlane]:
     """A private control plane without nodes on loopback, for tests; gone when the context ends."""
     try:
-        yield start_control_plane(folder, binaries, ports=ports)
+        yield start_control_plane(folder, binaries, ports=ports, gates=gates, apis=apis)
     finally:
         stop_control_plane(folder)
 

@@ -104,15 +104,15 @@ class Cluster:
         query = [("fieldManager", MANAGER), ("force", "true")]
         await self._call("PATCH", path, manifest, "application/apply-patch+yaml", query, guarded=guarded)
 
-    async def serves(self, api_version: str) -> bool:
-        """Whether the API server knows a group and version."""
+    async def serves(self, api_version: str, plural: str) -> bool:
+        """Whether the API server knows a kind of that group and version."""
         try:
-            await self._call("GET", f"/apis/{api_version}")
+            known = await self._call("GET", f"/apis/{api_version}")
         except ApiError as error:
             if error.status == 404:
                 return False
             raise
-        return True
+        return any(kind["name"] == plural for kind in known["resources"])
 
     async def get_node(self, name: str) -> dict[str, Any] | None:
         """The node, or None when it is gone."""

@@ -13,7 +13,7 @@ from skywork_operator.deciding import ending, preparing, training
 from skywork_operator.deciding.draft import Draft
 from skywork_operator.policies import nodes, preparation, report, staleness, strikes
 from skywork_operator.policies.conditions import find
-from skywork_operator.render import RUN_LABEL, Defaults, prepared_by_name, run_config, stage_objects
+from skywork_operator.render import RUN_LABEL, Defaults, prepared_by_name, run_config, stage_objects, wants_gang
 from skywork_operator.render import preparation as trainer_preparation
 from skywork_operator.times import timestamp
 from skywork_operator.world import Job, Plan, Run, World
@@ -71,7 +71,9 @@ def _unfinished(draft: Draft, world: World, stage: str, defaults: Defaults) -> P
         step = preparing.next_reading(draft, world, [stage])
         if step is not None:
             return preparing.wait_for(draft, stage, step, defaults)
-        return _no_gang(draft, stage) if world.gang_missing else _start_stage(draft, stage, defaults)
+        if wants_gang(world.run) and world.pod_groups is None:
+            return _no_gang(draft, stage)
+        return _start_stage(draft, stage, defaults, world.pod_groups)
     ahead = preparing.prepare_ahead(draft, world, stage, defaults)
     trained = _held(draft, stage, job) if job.suspended else training.train(draft, world, stage)
     return replace(trained, objects=(*trained.objects, *ahead))
@@ -103,7 +105,7 @@ def _rejected(draft: Draft, message: str) -> Plan:
     return draft.plan()
 
 
-def _start_stage(draft: Draft, stage: str, defaults: Defaults) -> Plan:
+def _start_stage(draft: Draft, stage: str, defaults: Defaults, pod_groups: str | None) -> Plan:
     record = report.stage_record(draft.status, stage)
     if record is None:
         draft.status = report.with_stage(draft.status, StageStatus(name=stage, start_time=timestamp(draft.now)))
@@ -115,7 +117,7 @@ def _start_stage(draft: Draft, stage: str, defaults: Defaults) -> Plan:
     none_yet = NodeCounts(desired=draft.run.spec.trainer.nodes.max)
     draft.update(state="Starting", stage=stage, nodes=none_yet, completion_time=None)
     draft.say("Succeeded", None, "InProgress", "not all stages are trained yet")
-    objects = tuple(stage_objects(draft.run, stage, defaults))
+    objects = tuple(stage_objects(draft.run, stage, defaults, pod_groups))
     return draft.plan(objects=objects, requeue_after_seconds=training.STARTING_POLL_SECONDS)
 
 

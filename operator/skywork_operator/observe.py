@@ -25,13 +25,15 @@ from skywork_operator.parsing import (
     see_pod,
 )
 from skywork_operator.policies.blockage import job_blockage, mount_blockage
-from skywork_operator.render import PHASE_LABEL, PREPARE_LABEL, RUN_LABEL, STAGE_LABEL, gang_of
+from skywork_operator.render import PHASE_LABEL, PREPARE_LABEL, RUN_LABEL, STAGE_LABEL, gangs_of
 from skywork_operator.times import seconds
 from skywork_operator.world import Key, Node, Pod, PrepareJob, Run, World
 
 _AGENT_TIMEOUT = aiohttp.ClientTimeout(total=1.0)
 _DOUBTFUL_AGENT_TIMEOUT = aiohttp.ClientTimeout(total=0.3)
 """For agents on nodes that are not ready: whoever is well there answers at once, and the others are waited for."""
+_SERVED_SECONDS = 10.0
+"""How long it is known whether a kind of PodGroups is installed: every run that starts asks."""
 _T = TypeVar("_T")
 
 
@@ -56,6 +58,9 @@ class Observer:
         self._cluster, self._agents = cluster, agents
         self._jobs: Mirror[dict[str, Any]] = Mirror(see_job, clock)
         self._pods: Mirror[SeenPod] = Mirror(see_pod, clock)
+        self._clock = clock
+        self._served: dict[str, tuple[float, bool]] = {}
+        """API versions of PodGroups: when each was asked for, and whether it is there."""
         cluster.wrote = self.hear
 
     def hear(self, body: Mapping[str, Any], *, gone: bool = False) -> None:
@@ -101,11 +106,9 @@ class Observer:
         preparing = [job for job in owned if PREPARE_LABEL in job["metadata"]["labels"]]
         prepare_jobs = tuple([await self._prepare_job(run, job) for job in preparing])
         order = [stage.name for stage in run.spec.stages if stage.name in jobs]
-        gang = gang_of(run)
         # Asked only while a stage may start: Jobs that are there had their PodGroup before them.
-        waits = gang is not None and len(order) < len(run.spec.stages)
-        missing = gang is not None and waits and not await self._cluster.serves(gang.api_version)
-        world = World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, nodes=nodes, gang_missing=missing)
+        groups = await self._pod_groups(run) if len(order) < len(run.spec.stages) else None
+        world = World(run=run, jobs=jobs, prepare_jobs=prepare_jobs, nodes=nodes, pod_groups=groups)
         if not order:
             return Sight(world, live)
         newest = jobs[order[-1]]
@@ -121,6 +124,17 @@ class Observer:
             nodes = await self._nodes_of([pod.pod for pod in mine], nodes)
         pods = await self._asked([pod.pod for pod in mine], nodes, answers or {})
         return Sight(replace(world, jobs=jobs, pods=pods, nodes=nodes), live and live_pods)
+
+    async def _pod_groups(self, run: Run) -> str | None:
+        """The first version of the PodGroups that the run can use and the cluster serves."""
+        for gang in gangs_of(run):
+            asked, served = self._served.get(gang.api_version, (-_SERVED_SECONDS, False))
+            if self._clock() - asked >= _SERVED_SECONDS:
+                asked, served = self._clock(), await self._cluster.serves(gang.api_version, "podgroups")
+                self._served[gang.api_version] = asked, served
+            if served:
+                return gang.api_version
+        return None
 
     async def _prepare_job(self, run: Run, body: dict[str, Any]) -> PrepareJob:
         pods: list[dict[str, Any]] = []

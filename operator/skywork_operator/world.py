@@ -163,8 +163,8 @@ class World:
     """Of the newest stage that has a Job; replaced pods that ended are among them."""
     nodes: Mapping[str, Node] | None = None
     """Every node of the cluster by name; None where the operator may not read nodes."""
-    gang_missing: bool = False
-    """The run has chosen a gang scheduler whose PodGroups the cluster does not know."""
+    pod_groups: str | None = None
+    """API version of the PodGroups that the run wants and the cluster serves; looked for while a stage may start."""
 
 
 @dataclass(frozen=True, kw_only=True)

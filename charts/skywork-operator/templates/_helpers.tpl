@@ -44,7 +44,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch, patch, delete]
-- apiGroups: [scheduling.volcano.sh, scheduling.x-k8s.io]
+- apiGroups: [scheduling.k8s.io, scheduling.volcano.sh, scheduling.x-k8s.io]
   # Only for spec.scheduling.gang.
   resources: [podgroups]
   verbs: [create, patch]

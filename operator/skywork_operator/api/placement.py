@@ -45,10 +45,11 @@ class Scheduling(Base):
     """Kueue LocalQueue that the Jobs wait in; Kueue then says when pods are made."""
     priority_class_name: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
     """PriorityClass of the pods."""
-    gang: Literal["None", "Volcano", "Coscheduling"] = "None"
-    """Whose PodGroup keeps pods of a stage from being scheduled before trainer.nodes.min of them fit: with None each
-    is by itself, and those that have a place hold it while the others wait. The pods then go to scheduler volcano or
-    scheduler-plugins-scheduler, unless trainer.template.spec.schedulerName says otherwise."""
+    gang: Literal["Auto", "None", "Volcano", "Coscheduling"] = "Auto"
+    """Whose PodGroup keeps pods of a stage from being scheduled before trainer.nodes.min of them fit, a number that is
+    taken when the stage begins. Auto is Kubernetes' own, where the cluster serves it. Without any, as with None, each
+    pod is by itself, and those that have a place hold it while the others wait. With Volcano and Coscheduling the pods
+    go to volcano or scheduler-plugins-scheduler, unless trainer.template.spec.schedulerName says otherwise."""
     topology_keys: Annotated[list[LabelKey], Field(max_length=8, json_schema_extra=atomic())] = [
         "topology.kubernetes.io/zone",
         "topology.kubernetes.io/rack",

@@ -3,7 +3,8 @@
 from skywork_operator.render.config import preparation as preparation
 from skywork_operator.render.config import prepared_by_name as prepared_by_name
 from skywork_operator.render.config import run_config as run_config
-from skywork_operator.render.gang import gang_of as gang_of
+from skywork_operator.render.gang import gangs_of as gangs_of
+from skywork_operator.render.gang import wants_gang as wants_gang
 from skywork_operator.render.merging import merge as merge
 from skywork_operator.render.pods import MANAGED_LABEL as MANAGED_LABEL
 from skywork_operator.render.pods import MANAGER as MANAGER

@@ -5,7 +5,7 @@ from typing import Any
 from skywork_trainer import config as trainer
 
 from skywork_operator.render.config import run_config
-from skywork_operator.render.gang import pod_group, pod_patch
+from skywork_operator.render.gang import grouping
 from skywork_operator.render.merging import merge
 from skywork_operator.render.pods import PLACEMENT_GATE, STAGE_LABEL, Defaults, Work, config_map, indexed_job
 from skywork_operator.world import Run
@@ -40,13 +40,14 @@ def object_name(run: str, stage: str) -> str:
     return f"{run}-{stage}"
 
 
-def stage_objects(run: Run, stage: str, defaults: Defaults) -> list[dict[str, Any]]:
-    """ConfigMap, PodGroup where one is wanted, and Job of a stage, whole, for server-side apply.
+def stage_objects(run: Run, stage: str, defaults: Defaults, pod_groups: str | None = None) -> list[dict[str, Any]]:
+    """ConfigMap, PodGroup, and Job of a stage, whole, for server-side apply; the second where `pod_groups` is served.
 
     Raises ValueError naming a wrong field.
     """
     text = run_config(run, stage).model_dump_json(indent=1)
     name, labels = object_name(run.name, stage), {STAGE_LABEL: stage}
+    groups, mark = grouping(run, name, labels, pod_groups)
     work = Work(
         name=name,
         labels=labels,
@@ -57,10 +58,10 @@ def stage_objects(run: Run, stage: str, defaults: Defaults) -> list[dict[str, An
         # The budget of restarts is the operator's, counted by progress; the Job must never give up by itself.
         retries={"backoffLimit": _INT32_MAX},
         container=_agent(run.spec.trainer.gpus_per_node),
-        pod=merge(_POD_PATCH, pod_patch(run, name)),
+        pod=merge(_POD_PATCH, mark),
     )
     files = config_map(run, name, labels, {"run.json": text})
-    return [files, *pod_group(run, name, labels), indexed_job(run, work, defaults)]
+    return [files, *groups, indexed_job(run, work, defaults)]
 
 
 def _agent(gpus: int) -> dict[str, Any]:

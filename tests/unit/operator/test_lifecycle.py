@@ -401,45 +401,66 @@ def gang(kind: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "version", "mark", "key", "scheduler", "spec"),
+    ("kind", "version", "mark", "scheduler", "spec"),
     [
         (
-            "Volcano", "scheduling.volcano.sh/v1beta1", "annotations", "scheduling.k8s.io/group-name", "volcano",
-            {"minMember": 2, "priorityClassName": "training"},
+            "Auto", "scheduling.k8s.io/v1beta1", ("spec", "schedulingGroup", "podGroupName"), None,
+            {"schedulingPolicy": {"gang": {"minCount": 2}}, "priorityClassName": "training"},
         ),
         (
-            "Coscheduling", "scheduling.x-k8s.io/v1alpha1", "labels", "scheduling.x-k8s.io/pod-group",
+            "Auto", "scheduling.k8s.io/v1alpha2", ("spec", "schedulingGroup", "podGroupName"), None,
+            {"schedulingPolicy": {"gang": {"minCount": 2}}},
+        ),
+        (
+            "Volcano", "scheduling.volcano.sh/v1beta1", ("metadata", "annotations", "scheduling.k8s.io/group-name"),
+            "volcano", {"minMember": 2, "priorityClassName": "training"},
+        ),
+        (
+            "Coscheduling", "scheduling.x-k8s.io/v1alpha1", ("metadata", "labels", "scheduling.x-k8s.io/pod-group"),
             "scheduler-plugins-scheduler", {"minMember": 2},
         ),
     ],
 )  # fmt: skip
 def test_a_gang_s_pod_group_is_made_before_its_job_and_asks_for_the_fewest_nodes(
-    kind: str, version: str, mark: str, key: str, scheduler: str, spec: dict[str, Any]
+    kind: str, version: str, mark: tuple[str, ...], scheduler: str | None, spec: dict[str, Any]
 ) -> None:
     started = run(**gang(kind))
-    nodes = started.spec.trainer.nodes.model_copy(update={"min": 2})
-    trainer = started.spec.trainer.model_copy(update={"nodes": nodes})
-    started = replace(started, spec=started.spec.model_copy(update={"trainer": trainer}))
-    _, group, job = plan(World(run=started)).objects
+    assert started.spec.trainer.nodes.min == 2
+    _, group, job = plan(World(run=started, pod_groups=version)).objects
     assert (group["kind"], group["apiVersion"], group["spec"]) == ("PodGroup", version, spec)
     assert group["metadata"]["ownerReferences"][0]["name"] == "demo"
     template = job["spec"]["template"]
-    assert template["metadata"][mark][key] == group["metadata"]["name"]
-    assert template["spec"]["schedulerName"] == scheduler
+    found: Any = template
+    for field in mark:
+        found = found[field]
+    assert found == group["metadata"]["name"]
+    assert template["spec"].get("schedulerName") == scheduler
     assert template["spec"]["schedulingGates"], "the operator's own gate stays"
 
 
-def test_without_a_gang_there_is_no_pod_group_and_the_cluster_s_own_scheduler() -> None:
-    objects = plan(World(run=run())).objects
+def test_a_gang_of_another_size_is_another_group_for_the_old_one_s_size_may_be_fixed() -> None:
+    def name(fewest: int) -> str:
+        nodes = {"min": fewest, "max": 3}
+        objects = plan(World(run=run(trainer={"nodes": nodes}), pod_groups="scheduling.k8s.io/v1alpha2")).objects
+        return str(objects[1]["metadata"]["name"])
+
+    assert name(2) != name(3)
+
+
+@pytest.mark.parametrize("kind", ["Auto", "None"])
+def test_without_a_gang_there_is_no_pod_group_and_the_cluster_s_own_scheduler(kind: str) -> None:
+    objects = plan(World(run=run(**gang(kind)))).objects
     assert [m["kind"] for m in objects] == ["ConfigMap", "Job"]
-    assert "schedulerName" not in objects[1]["spec"]["template"]["spec"]
+    spec = objects[1]["spec"]["template"]["spec"]
+    assert not {"schedulerName", "schedulingGroup"} & spec.keys()
 
 
 def test_a_gang_whose_scheduler_is_not_installed_makes_nothing_and_says_so_once() -> None:
-    first = plan(World(run=run(**gang("Volcano")), gang_missing=True))
+    first = plan(World(run=run(**gang("Volcano"))))
     assert first.objects == ()
     assert condition(first.status, "Running") == ("False", "GangSchedulerMissing")
     assert [event.reason for event in first.events] == ["GangSchedulerMissing"]
-    again = plan(World(run=run(first.status, **gang("Volcano")), gang_missing=True))
+    again = plan(World(run=run(first.status, **gang("Volcano"))))
     assert (again.events, again.requeue_after_seconds) == ((), 30.0)
-    assert plan(World(run=run(again.status, **gang("Volcano")))).objects
+    installed = World(run=run(again.status, **gang("Volcano")), pod_groups="scheduling.volcano.sh/v1beta1")
+    assert plan(installed).objects

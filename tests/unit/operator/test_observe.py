@@ -26,6 +26,12 @@ class Server:
         self.pods: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self.asked: list[str] = []
+        self.installed: set[str] = set()
+        """API versions that have PodGroups."""
+
+    async def serves(self, api_version: str, plural: str) -> bool:
+        self.asked.append(api_version)
+        return plural == "podgroups" and api_version in self.installed
 
     async def list_jobs(self, namespace: str, labels: Mapping[str, str]) -> Listed:
         self.asked.append("jobs")
@@ -97,8 +103,11 @@ async def observer(
     await runner.cleanup()
 
 
-async def look(observer: Observer, *, within: float = 5.0, patience: float = 2.0, **more: Any) -> Sight:
-    return await observer.look(run(), None, within_seconds=within, patience_seconds=patience, **more)
+async def look(
+    observer: Observer, *, within: float = 5.0, patience: float = 2.0, gang: str = "None", **more: Any
+) -> Sight:
+    wanted = run(scheduling={"gang": gang})
+    return await observer.look(wanted, None, within_seconds=within, patience_seconds=patience, **more)
 
 
 def names(sight: Sight) -> list[str]:
@@ -230,3 +239,46 @@ async def test_why_a_pod_has_no_volumes_is_asked_once_that_is_late(
     seen = await look(observer, patience=6.0)
     assert ("events" in server.asked) == asks
     assert (seen.world.jobs["general"].blocked is not None) == asks
+
+
+# -- PodGroups -------------------------------------------------------------------------------------------------------
+
+BETA, ALPHA, VOLCANO = "scheduling.k8s.io/v1beta1", "scheduling.k8s.io/v1alpha2", "scheduling.volcano.sh/v1beta1"
+
+
+@pytest.mark.parametrize(
+    ("gang", "installed", "found"),
+    [
+        ("Auto", {BETA, ALPHA, VOLCANO}, BETA),
+        ("Auto", {ALPHA}, ALPHA),
+        ("Auto", {VOLCANO}, None),
+        ("Volcano", {BETA, VOLCANO}, VOLCANO),
+        ("Volcano", {BETA}, None),
+        ("None", {BETA, VOLCANO}, None),
+    ],
+)
+async def test_pod_groups_are_those_of_the_chosen_scheduler_or_kubernetes_newest(
+    observer: Observer, server: Server, gang: str, installed: set[str], found: str | None
+) -> None:
+    server.installed = installed
+    assert (await look(observer, gang=gang)).world.pod_groups == found
+
+
+async def test_whether_there_are_pod_groups_is_asked_every_ten_seconds_for_all_runs_together(
+    observer: Observer, server: Server, clock: Clock
+) -> None:
+    for _ in range(3):
+        assert (await look(observer, gang="Auto")).world.pod_groups is None
+    server.installed = {ALPHA}
+    clock.now += 10
+    assert (await look(observer, gang="Auto")).world.pod_groups == ALPHA
+    assert [asked for asked in server.asked if asked == ALPHA] == [ALPHA, ALPHA]
+
+
+async def test_once_every_stage_has_its_job_nobody_asks_for_pod_groups(observer: Observer, server: Server) -> None:
+    later = job()
+    later["metadata"] |= {"name": "demo-stem", "uid": "job-stem"}
+    later["metadata"]["labels"] = later["metadata"]["labels"] | {"skywork.dev/stage": "stem"}
+    server.jobs = [job(), later]
+    await look(observer, gang="Auto")
+    assert BETA not in server.asked
