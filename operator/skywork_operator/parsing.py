@@ -153,6 +153,7 @@ def parse_pod(body: dict[str, Any]) -> Pod:
         ends_by=seconds(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         disruption=disrupted.get("reason", "") if disrupted.get("status") == "True" else "",
         out_of_memory=ended.get("reason") == "OOMKilled",
+        limited=any(_limits_memory(part) for part in (spec, *spec.get("containers", ()))),
         node=spec.get("nodeName", ""),
         tracked=TRACKING_FINALIZER in (metadata.get("finalizers") or []),
         gated=any(gate["name"] == PLACEMENT_GATE for gate in spec.get("schedulingGates") or []),
@@ -160,6 +161,11 @@ def parse_pod(body: dict[str, Any]) -> Pod:
         last_words=parse_words(AgentStatus, ended.get("message")),
         blocked=blockage(body),
     )
+
+
+def _limits_memory(part: Mapping[str, Any]) -> bool:
+    """Whether a pod's spec, or a container's, says how much memory may be used."""
+    return "memory" in ((part.get("resources") or {}).get("limits") or {})
 
 
 def parse_node(body: dict[str, Any]) -> Node:

@@ -105,6 +105,8 @@ class Pod:
     """Reason of its DisruptionTarget condition: who made it end."""
     out_of_memory: bool = False
     """The kernel killed its container for memory."""
+    limited: bool = False
+    """Its memory has a limit, so that this can happen."""
     node: str = ""
     """Name of its node; empty until it is scheduled."""
     tracked: bool = False

@@ -31,10 +31,10 @@ STARTING_POLL_SECONDS = 1.0
 TRAINING_POLL_SECONDS = 5.0
 """Failures come as events, by the pods' readiness: this is for how far training is."""
 GATHER_SECONDS = 3.0
-"""How long members have to tell more, after the first one did, where that is a hang or only the loss of a peer.
-
-A container that died is known to its peers at once, and to its kubelet within about a second.
-"""
+"""How long the ranks of a world that hangs have to tell where they stand, after the first one did."""
+EXPLAIN_SECONDS = 5.0
+"""How long it may take until it is known what lost a peer. A container that died is known to its peers at once, and
+told of by its kubelet one to three seconds later."""
 
 
 def train(draft: Draft, world: World, stage: str) -> Plan:
@@ -212,8 +212,10 @@ def _still_gathering(generation: Generation, now: float) -> bool:
     failure = generation.failure
     if failure is None or failure.reason not in (HANG, PEER_LOST) or generation.lost:
         return False
-    told = len(generation.failures)
-    return told < generation.nodes and now - failure.time < GATHER_SECONDS
+    # Of one that is silent its kubelet may tell what it was; that only matters where it may have been memory.
+    told = len(generation.failures) + sum(not pod.limited for pod in generation.silent)
+    limit = GATHER_SECONDS if failure.reason == HANG else EXPLAIN_SECONDS
+    return told < generation.nodes and now - failure.time < limit
 
 
 def _end(draft: Draft, world: World, stage: str, generation: Generation) -> Plan:

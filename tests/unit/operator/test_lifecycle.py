@@ -236,7 +236,7 @@ def echoed(victim: Pod, *, now: float = NOW, told: tuple[int, ...] = (0, 2)) -> 
     return plan(world(others[0], victim, others[1], status=training(), trainer={"nodes": nodes}), now)
 
 
-SILENT = replace(pod(1, generation=1), agent=None)
+SILENT = replace(pod(1, generation=1), agent=None, limited=True)
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,15 @@ def test_what_lost_a_peer_is_waited_for_a_moment_and_then_named(victim: Pod, rea
     assert known.recovery is not None and float(known.recovery.detected or 0) == 0.5
 
 
-def test_a_peer_that_nobody_can_say_more_of_is_lost_for_free_and_its_peers_go_on() -> None:
-    decided = echoed(SILENT, now=NOW + 3)
+@pytest.mark.parametrize(
+    ("victim", "now"),
+    [
+        pytest.param(SILENT, NOW + 5, id="nobody does within five seconds"),
+        pytest.param(replace(SILENT, limited=False), NOW, id="it had no limit of memory to reach"),
+    ],
+)
+def test_a_peer_that_nobody_can_say_more_of_is_lost_for_free_and_its_peers_go_on(victim: Pod, now: float) -> None:
+    decided = echoed(victim, now=now)
     assert [(entry.reason, entry.count) for entry in decided.status.restarts.by_reason] == [("PodLost", 1)]
     assert decided.status.restarts.without_progress == 0
     assert f"pod {SILENT.name} does not answer" in decided.events[0].message
@@ -281,7 +288,7 @@ def test_a_silent_member_explains_nothing_where_another_knows_what_was_wrong() -
 def test_members_that_have_not_told_of_their_loss_yet_are_waited_for_no_longer_than_a_moment() -> None:
     slow = pod(1, generation=1)
     assert echoed(slow, told=(0,)).memberships == ()
-    assert [e.reason for e in echoed(slow, now=NOW + 3, told=(0,)).status.restarts.by_reason] == [PEER_LOST]
+    assert [e.reason for e in echoed(slow, now=NOW + 5, told=(0,)).status.restarts.by_reason] == [PEER_LOST]
 
 
 # -- recovery --------------------------------------------------------------------------------------------------------
