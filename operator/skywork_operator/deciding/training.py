@@ -31,10 +31,9 @@ STARTING_POLL_SECONDS = 1.0
 TRAINING_POLL_SECONDS = 5.0
 """Failures come as events, by the pods' readiness: this is for how far training is."""
 GATHER_SECONDS = 3.0
-"""How long the ranks of a world that hangs have to tell where they stand, after the first one did."""
+"""How long members that answer have to tell where they stand in a world that hangs, or what it was that lost a peer."""
 EXPLAIN_SECONDS = 5.0
-"""How long it may take until it is known what lost a peer. A container that died is known to its peers at once, and
-told of by its kubelet one to three seconds later."""
+"""How long a kubelet has to say why a member that is silent has ended: it takes one to three seconds."""
 
 
 def train(draft: Draft, world: World, stage: str) -> Plan:
@@ -212,10 +211,10 @@ def _still_gathering(generation: Generation, now: float) -> bool:
     failure = generation.failure
     if failure is None or failure.reason not in (HANG, PEER_LOST) or generation.lost:
         return False
-    # Of one that is silent its kubelet may tell what it was; that only matters where it may have been memory.
-    told = len(generation.failures) + sum(not pod.limited for pod in generation.silent)
-    limit = GATHER_SECONDS if failure.reason == HANG else EXPLAIN_SECONDS
-    return told < generation.nodes and now - failure.time < limit
+    if failure.reason == PEER_LOST and generation.silent:
+        # They are what was lost, and only a kubelet can tell why; that matters where it may have been memory.
+        return any(pod.limited for pod in generation.silent) and now - failure.time < EXPLAIN_SECONDS
+    return len(generation.failures) < generation.nodes and now - failure.time < GATHER_SECONDS
 
 
 def _end(draft: Draft, world: World, stage: str, generation: Generation) -> Plan:

@@ -214,6 +214,9 @@ def hung(index: int, *, at: float, waits: bool) -> Pod:
 def test_a_hang_is_counted_when_all_ranks_have_told_where_they_stand_or_have_had_their_time() -> None:
     first = plan(world(pod(0, generation=1), hung(1, at=NOW, waits=True), pod(2, generation=1), status=training()))
     assert (first.memberships, first.status.restarts.total) == ((), 0)
+    unreachable = replace(pod(2, generation=1), agent=None)
+    other = plan(world(pod(0, generation=1), hung(1, at=NOW, waits=True), unreachable, status=training()))
+    assert other.memberships == (), "one that cannot be asked is no reason not to hear the others"
     told = [hung(0, at=NOW, waits=True), hung(1, at=NOW, waits=True), hung(2, at=NOW + 0.5, waits=False)]
     whole = plan(world(*told, status=training()), NOW + 1)
     (event,) = [e for e in whole.events if e.reason == HANG]
@@ -266,8 +269,11 @@ def test_what_lost_a_peer_is_waited_for_a_moment_and_then_named(victim: Pod, rea
         pytest.param(replace(SILENT, limited=False), NOW, id="it had no limit of memory to reach"),
     ],
 )
-def test_a_peer_that_nobody_can_say_more_of_is_lost_for_free_and_its_peers_go_on(victim: Pod, now: float) -> None:
-    decided = echoed(victim, now=now)
+@pytest.mark.parametrize("told", [(0, 2), (0,)], ids=["both miss it", "one has not noticed yet"])
+def test_a_peer_that_nobody_can_say_more_of_is_lost_for_free_and_its_peers_go_on(
+    victim: Pod, now: float, told: tuple[int, ...]
+) -> None:
+    decided = echoed(victim, now=now, told=told)
     assert [(entry.reason, entry.count) for entry in decided.status.restarts.by_reason] == [("PodLost", 1)]
     assert decided.status.restarts.without_progress == 0
     assert f"pod {SILENT.name} does not answer" in decided.events[0].message
@@ -288,7 +294,7 @@ def test_a_silent_member_explains_nothing_where_another_knows_what_was_wrong() -
 def test_members_that_have_not_told_of_their_loss_yet_are_waited_for_no_longer_than_a_moment() -> None:
     slow = pod(1, generation=1)
     assert echoed(slow, told=(0,)).memberships == ()
-    assert [e.reason for e in echoed(slow, now=NOW + 5, told=(0,)).status.restarts.by_reason] == [PEER_LOST]
+    assert [e.reason for e in echoed(slow, now=NOW + 3, told=(0,)).status.restarts.by_reason] == [PEER_LOST]
 
 
 # -- recovery --------------------------------------------------------------------------------------------------------
