@@ -1,6 +1,7 @@
 """Real ranks for tests: processes forked from a warm server, gloo between them, synthetic tokens."""
 
 import atexit
+import functools
 import multiprocessing as mp
 import os
 import signal
@@ -90,6 +91,13 @@ def place(folder: Path, *, rank: int, size: int, port: int, generation: int) -> 
 _context = mp.get_context("forkserver")
 
 
+@functools.cache
+def _end_ranks_at_exit() -> None:
+    """Have what a test that failed in the middle leaves training killed: this process would wait for it at its end."""
+    # Not when this module is imported: multiprocessing's own handler, which waits, would come later and run first.
+    atexit.register(lambda: [process.kill() for process in mp.active_children()])
+
+
 def _enter(target: Callable[..., object], arguments: tuple[object, ...]) -> None:
     # As the agent's children do: threads of the process group must not hold up the end.
     code = 1
@@ -122,12 +130,6 @@ class Ranks:
                 process.kill()
         return [process.exitcode for process in self.processes]
 
-    def end(self) -> None:
-        """Kill those that still run."""
-        for process in self.processes:
-            if process.is_alive():
-                process.kill()
-
 
 def start(target: Callable[..., object], size: int, *arguments: object, only: Iterable[int] | None = None) -> Ranks:
     """Start `target(rank, size, port, *arguments)` on all ranks, or on some of them."""
@@ -138,10 +140,8 @@ def start(target: Callable[..., object], size: int, *arguments: object, only: It
     processes = [_context.Process(target=_enter, args=(target, (rank, size, port, *arguments))) for rank in ranks]
     for process in processes:
         process.start()
-    started = Ranks(processes)
-    # A test that fails in the middle leaves them training, and at its own end this process would wait for theirs.
-    atexit.register(started.end)
-    return started
+    _end_ranks_at_exit()
+    return Ranks(processes)
 
 
 def train(
