@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from skywork_trainer.agent import supervisor
 from skywork_trainer.agent.membership import MembershipFile
+from skywork_trainer.agent.supervisor import Settings, Supervisor
 from skywork_trainer.agent.workers import Workers
 from skywork_trainer.config import AgentStatus, Failure, Place, Role
 from skywork_trainer.requests import read_request
@@ -240,3 +242,20 @@ def test_a_fork_server_that_dies_just_before_a_start_costs_a_generation_not_the_
     until(lambda: workers.hear(0.05) or workers.warm_seconds is not None)
     workers.fork([place(tmp_path)])
     until(lambda: workers.hear(0.05) or workers.alive)
+
+
+def test_a_worker_that_ends_while_the_agent_is_asked_does_not_cost_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {name: tmp_path / name for name in ("config_path", "membership_path", "termination_log")}
+    folders = {"state_dir": tmp_path, "cache_dir": tmp_path}
+    times = {"drain_seconds": 1.0, "grace_seconds": 1.0}
+    asked = Supervisor(Settings(**paths, **folders, **times, workers=2, port=0, worker_module="none"))
+    alive = asked._workers.alive
+    alive.update({0: 11, 1: 12})
+
+    def ends(folder: Path, local: int) -> None:
+        alive.pop(1 - local, None)
+
+    monkeypatch.setattr(supervisor, "read_beat", ends)
+    assert asked.status().workers == (11, 12)

@@ -317,7 +317,8 @@ class Supervisor:
     def _beats(self) -> dict[int, Beat]:
         """The newest sign of every worker that runs; one that gave none yet counts from its start."""
         begun = Beat(Section.INIT, self._forked_at, 0)
-        return {local: read_beat(self._folder(), local) or begun for local in self._workers.alive}
+        # A copy: whoever asks for the status does so from another thread, while workers end.
+        return {local: read_beat(self._folder(), local) or begun for local in tuple(self._workers.alive)}
 
     def _take_stacks_of_the_stale(self) -> None:
         """A node of a world that hangs may be told to end it before its own time is up."""
