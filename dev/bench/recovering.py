@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kubernetes import client, config
-from skywork_operator.parsing import parse_run
+from skywork_operator.parsing import parse_pod, parse_run
 from skywork_operator.render import run_config
 from skywork_operator.times import seconds
 from skywork_trainer.config import AgentStatus, RunConfig
@@ -169,7 +169,7 @@ def _spared(environment: Environment, *, repeats: int) -> Iterator[Figure]:
     for turn in range(repeats):
         say(f"a spare takes over, turn {turn + 1} of {repeats}")
         # Warm is what its agent calls ready.
-        until(lambda: sum(map(_is_warm, runs.pods(environment, "spared"))) == NODES, LIMIT_SECONDS)
+        until(lambda: sum(parse_pod(p).ready for p in runs.pods(environment, "spared")) == NODES, LIMIT_SECONDS)
         took.append(_recovery(environment, "spared", 1, delete_pod, nodes=NODES - 1))
     runs.remove(environment, "spared")
     goal = Goal(of="value", at_most=3)
@@ -186,7 +186,8 @@ def _frozen(environment: Environment, *, repeats: int, with_operator: bool) -> I
         runs.start(environment, run)
         _trains(environment, "freezing", NODES)
         at = {rank: _node(_of_rank(environment, "freezing", rank)) for rank in range(NODES)}
-        away = next(rank for rank, node in reversed(at.items()) if (node == _operator(environment)) is with_operator)
+        operator = _operator(environment)
+        away = next(rank for rank, node in reversed(at.items()) if (node == operator) is with_operator)
         number: list[int] = []
 
         def freeze(environment: Environment, pod: dict[str, Any], number: list[int] = number) -> float:
@@ -205,11 +206,6 @@ def _frozen(environment: Environment, *, repeats: int, with_operator: bool) -> I
     goal, unit = Goal(of="value", at_most=5), "s from NotReady to the next step"
     suffix = "_with_operator" if with_operator else ""
     yield Figure(figure=f"recovery.node_frozen{suffix}", unit=unit, values=took, goal=goal)
-
-
-def _is_warm(pod: dict[str, Any]) -> bool:
-    conditions = pod["status"].get("conditions", [])
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in conditions)
 
 
 def _node(pod: dict[str, Any]) -> int:
